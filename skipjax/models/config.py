@@ -1,0 +1,83 @@
+"""What fixes the shape of a network, as frozen data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GROUPS = 32  # of every group norm in ADM
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Architecture of an ADM U-Net, in the argument names of guided-diffusion's constructor.
+
+    Args:
+        image_size: Side of the square pictures it is meant for, in pixels.
+        in_channels: Channels of x_t.
+        model_channels: Base width; 4 times as many carry the time embedding.
+        out_channels: Channels of the output; twice `in_channels` where the variance is learned.
+        num_res_blocks: Residual blocks per level of the encoder (the decoder has one more).
+        attention_resolutions: Downsampling factors (1, 2, 4, ...) at which attention is used.
+        dropout: Rate inside residual blocks while training, in [0, 1).
+        channel_mult: Width of each level in units of `model_channels`; one level per entry.
+        conv_resample: Whether plain down- and upsampling have a convolution of their own.
+        num_classes: Number of class labels, or None for an unconditional network.
+        num_heads: Attention heads, used where `num_head_channels` is -1.
+        num_head_channels: Channels per attention head, or -1 to fix the number of heads instead.
+        num_heads_upsample: Heads in the decoder, or -1 for `num_heads`.
+        use_scale_shift_norm: Whether the embedding scales and shifts (FiLM) or is added.
+        resblock_updown: Whether residual blocks do the resampling.
+        use_new_attention_order: Whether the attention's output is laid out q|k|v first, then heads.
+
+    Raises:
+        ValueError: For a value that no network can be built from.
+    """
+
+    image_size: int
+    in_channels: int
+    model_channels: int
+    out_channels: int
+    num_res_blocks: int
+    attention_resolutions: Sequence[int]
+    dropout: float = 0.0
+    channel_mult: Sequence[float] = (1, 2, 4, 8)
+    conv_resample: bool = True
+    num_classes: int | None = None
+    num_heads: int = 1
+    num_head_channels: int = -1
+    num_heads_upsample: int = -1
+    use_scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+
+    def __post_init__(self):
+        # JSON has no tuples, and a config must hash to be static under jit.
+        object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        if not self.channel_mult:
+            raise ValueError("channel_mult is empty: give one width per level, e.g. (1, 2, 4)")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: it must be in [0, 1)")
+        for level, channels in enumerate(self.channels):
+            if channels % GROUPS:
+                raise ValueError(
+                    f"level {level} has {channels} channels ({self.channel_mult[level]} x "
+                    f"{self.model_channels}): group norm needs a multiple of {GROUPS}"
+                )
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes is {self.num_classes}: at least 1, or None for no labels")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Width of each level, finest first."""
+        return tuple(int(mult * self.model_channels) for mult in self.channel_mult)
+
+    @property
+    def embedding_channels(self) -> int:
+        """Width of the time and class embedding."""
+        return 4 * self.model_channels
+
+    def heads(self, channels: int, *, decoder: bool = False) -> int:
+        """Number of attention heads of a block of that width."""
+        if self.num_head_channels != -1:
+            return channels // self.num_head_channels
+        return self.num_heads_upsample if decoder and self.num_heads_upsample != -1 else self.num_heads

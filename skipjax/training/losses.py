@@ -1,0 +1,130 @@
+"""What a network is trained to make small.
+
+ADM's hybrid loss (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1): the error of eps, plus
+the variational bound, in which the mean is held fixed so that it trains the variance alone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skipjax.schedules import DATA, Schedule, posterior
+
+
+class Chain(NamedTuple):
+    """What the bound needs of the Markov chain over a schedule's times, float32 [T] each."""
+
+    alpha: jax.Array
+    sigma: jax.Array
+    keep: jax.Array
+    mix: jax.Array
+    log_small: jax.Array  # of the posterior variance; at t = 0, where it is 0, that of t = 1
+    log_large: jax.Array  # of beta
+
+
+class Losses(NamedTuple):
+    """Per picture, float32 [B]; `total` is what is trained, `mse` and `bound` what it is made of."""
+
+    total: jax.Array
+    mse: jax.Array
+    bound: jax.Array
+
+
+def chain(schedule: Schedule) -> Chain:
+    """Tables of the chain that visits every time of the schedule."""
+    t = np.arange(schedule.T)
+    jump = posterior(schedule, t, t - 1)
+    small = np.append(jump.variance[1:2], jump.variance[1:])
+    alpha, previous = schedule.alpha, schedule.at(np.append(DATA, t[:-1]))[0]
+    tables = (
+        alpha,
+        schedule.sigma,
+        jump.keep,
+        jump.mix,
+        np.log(small),
+        np.log(1 - (alpha / previous) ** 2),
+    )
+    return Chain(*(jnp.asarray(table, jnp.float32) for table in tables))
+
+
+def diffuse(chain: Chain, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """x_t = alpha_t x_0 + sigma_t eps; x_0 and eps [B, H, W, C], t int [B]."""
+    return _at(chain.alpha, t) * x_0 + _at(chain.sigma, t) * eps
+
+
+def hybrid(
+    chain: Chain, output: jax.Array, x_0: jax.Array, x_t: jax.Array, t: jax.Array, eps: jax.Array
+) -> Losses:
+    """ADM's loss for a network that predicts eps and a variance (`RESCALED_MSE`, `LEARNED_RANGE`).
+
+        total = mean (eps - eps_theta)^2 + T / 1000 * bound
+
+    Args:
+        chain: Tables of the schedule trained on.
+        output: What the network said, [B, H, W, 2C]: eps, then v with (v + 1) / 2 in [0, 1] where
+            between the posterior variance and beta the log-variance lies.
+        x_0: Pictures, [B, H, W, C] in [-1, 1], quantised to 256 levels.
+        x_t: Noisy pictures, [B, H, W, C].
+        t: Times, int [B] in 0 .. T-1.
+        eps: The noise in x_t, [B, H, W, C].
+
+    Returns:
+        Losses per picture; `bound` in bits per dimension.
+    """
+    eps_theta, v = jnp.split(output, 2, axis=-1)
+    mse = _mean(jnp.square(eps - eps_theta))
+    bound = variational_bound(chain, jax.lax.stop_gradient(eps_theta), v, x_0, x_t, t)
+    return Losses(mse + len(chain.alpha) / 1000 * bound, mse, bound)
+
+
+def variational_bound(
+    chain: Chain, eps: jax.Array, v: jax.Array, x_0: jax.Array, x_t: jax.Array, t: jax.Array
+) -> jax.Array:
+    """One term of the bound: KL(q(x_{t-1} | x_t, x_0) || p_theta), or the decoder's at t = 0.
+
+    Source: arXiv:2006.11239, equation 5; arXiv:2102.09672, equations 4 to 7 and 15.
+
+    Returns:
+        Bits per dimension, float32 [B].
+    """
+    keep, mix = _at(chain.keep, t), _at(chain.mix, t)
+    small, large = _at(chain.log_small, t), _at(chain.log_large, t)
+    x_0_theta = (x_t - _at(chain.sigma, t) * eps) / _at(chain.alpha, t)
+    mean_theta = keep * x_t + mix * x_0_theta
+    log_variance = small + (v + 1) / 2 * (large - small)
+
+    mean = keep * x_t + mix * x_0
+    kl = 0.5 * (
+        log_variance
+        - small
+        - 1
+        + jnp.exp(small - log_variance)
+        + jnp.square(mean - mean_theta) * jnp.exp(-log_variance)
+    )
+    decoder = -_log_likelihood(x_0, mean_theta, 0.5 * log_variance)
+    return _mean(jnp.where(_at(t, ...) == 0, decoder, kl)) / jnp.log(2.0)
+
+
+def _log_likelihood(x: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """log p of an 8-bit level under a Gaussian: the mass of its bin, the outer bins open."""
+    centred = x - mean
+    inverse = jnp.exp(-log_scale)
+    above = _cdf(inverse * (centred + 1 / 255))
+    below = _cdf(inverse * (centred - 1 / 255))
+    mass = jnp.where(x < -0.999, above, jnp.where(x > 0.999, 1 - below, above - below))
+    return jnp.log(jnp.maximum(mass, 1e-12))
+
+
+def _cdf(z: jax.Array) -> jax.Array:
+    """The normal distribution function in the tanh form that ADM's figures are stated in."""
+    return 0.5 * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3)))
+
+
+def _at(table: jax.Array, t) -> jax.Array:
+    return table[t][:, None, None, None]
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return x.mean(axis=(1, 2, 3))

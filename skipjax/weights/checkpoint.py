@@ -1,0 +1,69 @@
+"""Pytrees on disk, through orbax."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+
+def save(path: str | Path, tree: Any) -> None:
+    """Writes a pytree of arrays as an orbax checkpoint; the folder appears whole or not at all.
+
+    Raises:
+        ValueError: If there is something at `path` already.
+    """
+    ocp.save(Path(path).absolute(), tree)
+
+
+def restore(path: str | Path, like: Any) -> Any:
+    """Reads a pytree of the structure, shapes, dtypes and shardings of `like`.
+
+    Args:
+        path: Folder that `save` wrote.
+        like: Pytree of arrays or `jax.ShapeDtypeStruct`s; values are cast to its dtypes.
+    """
+    return ocp.load(Path(path).absolute(), _abstract(like))
+
+
+class Steps:
+    """Checkpoints of a training run, by step, the newest `keep` of them.
+
+    A step that was being written when the process died is not there on the next start.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 2):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        self._checkpointer = ocp.training.Checkpointer(
+            Path(directory).absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step, or None where there is none yet."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes the state of a step; nothing happens if that step is there already."""
+        if step != self.latest:
+            self._checkpointer.save(step, state, force=True)
+
+    def restore(self, like: Any, step: int | None = None) -> Any:
+        """Reads a step (the newest one, unless told) into the structure and shardings of `like`."""
+        return self._checkpointer.load(step or self.latest, _abstract(like))
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._checkpointer.close()
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+        ),
+        tree,
+    )
