@@ -1,0 +1,22 @@
+"""Sampling from pretrained diffusion models in JAX."""
+
+from importlib.metadata import version
+
+from skipjax import denoisers as denoisers
+from skipjax import grids as grids
+from skipjax import models as models
+from skipjax import plans as plans
+from skipjax import sampling as sampling
+from skipjax import schedules as schedules
+from skipjax import weights as weights
+from skipjax.api import denoiser as denoiser
+from skipjax.api import generate as generate
+from skipjax.api import load as load
+from skipjax.api import sample as sample
+from skipjax.images import grid as grid
+from skipjax.images import to_uint8 as to_uint8
+from skipjax.pretrained import Pretrained as Pretrained
+from skipjax.pretrained import Spec as Spec
+from skipjax.sampling import integrate as integrate
+
+__version__ = version("skipjax")

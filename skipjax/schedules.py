@@ -78,20 +78,22 @@ class Posterior(NamedTuple):
 
     keep: np.ndarray
     mix: np.ndarray
+    added: np.ndarray  # the variance of q(x_t | x_s): beta, where t and s are neighbours
     variance: np.ndarray
 
 
 def posterior(schedule: Schedule, t: np.ndarray, s: np.ndarray) -> Posterior:
     """The jump from t to s that skips what lies between, of the Markov chain over {t, s, data}.
 
-    With r = (alpha_t / alpha_s)^2, so that q(x_t | x_s) = N(sqrt(r) x_s, 1 - r):
+    With r = (alpha_t / alpha_s)^2, q(x_t | x_s) = N(sqrt(r) x_s, added) and so, by Bayes' rule,
 
+        added = sigma_t^2 - r sigma_s^2     (1 - r where alpha^2 + sigma^2 = 1)
         keep = sqrt(r) sigma_s^2 / sigma_t^2
-        mix = alpha_s (1 - r) / sigma_t^2
-        variance = (1 - r) sigma_s^2 / sigma_t^2
+        mix = alpha_s added / sigma_t^2
+        variance = added sigma_s^2 / sigma_t^2
 
     For s = t-1 it is DDPM's (arXiv:2006.11239, equations 6 and 7); for any other s the
-    skipped-step kernel of arXiv:2508.15233. Valid for variance-preserving schedules.
+    skipped-step kernel of arXiv:2508.15233.
 
     Args:
         schedule: The forward process.
@@ -100,9 +102,10 @@ def posterior(schedule: Schedule, t: np.ndarray, s: np.ndarray) -> Posterior:
     """
     alpha_t, sigma_t = schedule.at(t)
     alpha_s, sigma_s = schedule.at(s)
-    r = (alpha_t / alpha_s) ** 2
+    ratio = alpha_t / alpha_s
     shrink = (sigma_s / sigma_t) ** 2
-    return Posterior(np.sqrt(r) * shrink, alpha_s * (1 - r) / sigma_t**2, (1 - r) * shrink)
+    added = sigma_t**2 - (ratio * sigma_s) ** 2
+    return Posterior(ratio * shrink, alpha_s * added / sigma_t**2, added, added * shrink)
 
 
 def _positive(T: int) -> int:

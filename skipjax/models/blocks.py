@@ -94,7 +94,12 @@ class ResBlock(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         zeros = nn.initializers.zeros
         h = nn.Conv(
-            self.channels, (3, 3), padding=1, dtype=self.dtype, kernel_init=zeros, name="out_layers_3"
+            self.channels,
+            (3, 3),
+            padding=1,
+            dtype=self.dtype,
+            kernel_init=zeros,
+            name="out_layers_3",
         )(h)
         if x.shape[-1] != self.channels:
             x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="skip_connection")(x)

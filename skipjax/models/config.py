@@ -64,7 +64,9 @@ class UNetConfig:
                     f"{self.model_channels}): group norm needs a multiple of {GROUPS}"
                 )
         if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"num_classes is {self.num_classes}: at least 1, or None for no labels")
+            raise ValueError(
+                f"num_classes is {self.num_classes}: at least 1, or None for no labels"
+            )
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -80,4 +82,8 @@ class UNetConfig:
         """Number of attention heads of a block of that width."""
         if self.num_head_channels != -1:
             return channels // self.num_head_channels
-        return self.num_heads_upsample if decoder and self.num_heads_upsample != -1 else self.num_heads
+        return (
+            self.num_heads_upsample
+            if decoder and self.num_heads_upsample != -1
+            else self.num_heads
+        )

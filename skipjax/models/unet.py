@@ -45,7 +45,9 @@ class UNet(nn.Module):
         config = self.config
         if (y is None) != (config.num_classes is None):
             kind = "unconditional" if config.num_classes is None else "class-conditional"
-            raise ValueError(f"the network is {kind}, and y is {'missing' if y is None else 'given'}")
+            raise ValueError(
+                f"the network is {kind}, and y is {'missing' if y is None else 'given'}"
+            )
 
         emb = timestep_embedding(t, config.model_channels)
         emb = nn.Dense(config.embedding_channels, name="time_embed_0")(emb)
@@ -103,9 +105,7 @@ class UNet(nn.Module):
         for level, channels in reversed(levels):
             for i in range(config.num_res_blocks + 1):
                 block, part = f"output_blocks_{index}", 1
-                h = res_block(
-                    jnp.concatenate([h, skips.pop()], axis=-1), channels, f"{block}_0"
-                )
+                h = res_block(jnp.concatenate([h, skips.pop()], axis=-1), channels, f"{block}_0")
                 if 2**level in config.attention_resolutions:
                     h, part = attention(h, f"{block}_1", decoder=True), 2
                 if level and i == config.num_res_blocks:

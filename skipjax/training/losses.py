@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipjax.schedules import DATA, Schedule, posterior
+from skipjax.schedules import Schedule, posterior
 
 
 class Chain(NamedTuple):
@@ -37,15 +37,8 @@ def chain(schedule: Schedule) -> Chain:
     t = np.arange(schedule.T)
     jump = posterior(schedule, t, t - 1)
     small = np.append(jump.variance[1:2], jump.variance[1:])
-    alpha, previous = schedule.alpha, schedule.at(np.append(DATA, t[:-1]))[0]
-    tables = (
-        alpha,
-        schedule.sigma,
-        jump.keep,
-        jump.mix,
-        np.log(small),
-        np.log(1 - (alpha / previous) ** 2),
-    )
+    logs = np.log(small), np.log(jump.added)
+    tables = (schedule.alpha, schedule.sigma, jump.keep, jump.mix, *logs)
     return Chain(*(jnp.asarray(table, jnp.float32) for table in tables))
 
 

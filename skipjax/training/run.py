@@ -104,7 +104,9 @@ def fit(run: Run, images: np.ndarray, labels: np.ndarray, out: str | Path) -> tr
             recent.append(losses)
             bar.update()
             if done % 50 == 0 or done == run.steps:
-                means = {k: float(np.mean([getattr(r, k) for r in recent])) for k in losses._fields}
+                means = {
+                    k: float(np.mean([getattr(r, k) for r in recent])) for k in losses._fields
+                }
                 if not math.isfinite(means["total"]):
                     raise FloatingPointError(
                         f"the loss is {means['total']} at step {done}; the last checkpoint is of "

@@ -1,0 +1,3 @@
+"""Files to params and back."""
+
+from skipjax.weights import adm as adm

@@ -61,9 +61,11 @@ class Steps:
 
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
-        ),
-        tree,
-    )
+    # Orbax wants to be told where each array goes; without a word, to the first device.
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(leaf):
+        sharding = getattr(leaf, "sharding", None) or first
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(abstract, tree)

@@ -1,0 +1,101 @@
+"""Pictures as people and files have them: 8 bits, grids, PNG and npz."""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+GAP = 2  # pixels of white between the pictures of a grid
+VISIBLE = 64  # side in pixels that a grid enlarges small pictures to
+
+
+def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
+    """clamp((x + 1) 127.5, 0, 255), truncated, as ADM does it.
+
+    Args:
+        images: Float, [..., C], in [-1, 1].
+
+    Returns:
+        uint8 of the same shape, on the host.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, or the pictures are not float.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind not in "fV":  # bfloat16 is of kind V
+        raise ValueError(f"images are {images.dtype}: to_uint8 takes floats in [-1, 1]")
+    images = images.astype(np.float32)
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite numbers: there is no picture to show")
+    return np.clip((images + 1) * 127.5, 0, 255).astype(np.uint8)
+
+
+def grid(
+    images: jax.Array | np.ndarray, columns: int | None = None, *, scale: int | None = None
+) -> Image.Image:
+    """Pictures side by side on white; a notebook shows the result by itself.
+
+    Args:
+        images: [N, H, W, C] with C 1 or 3, float in [-1, 1] or uint8.
+        columns: Pictures per row; as many as rows, unless told.
+        scale: How many times to enlarge each pixel; to a side of about 64, unless told.
+
+    Raises:
+        ValueError: If the shape is another, there are no pictures, or a number is not finite.
+    """
+    if np.ndim(images) != 4 or np.shape(images)[-1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"images are {np.shape(images)}: grid takes [N, H, W, C], C 1 or 3, N > 0"
+        )
+    pixels = np.asarray(images)
+    pixels = pixels if pixels.dtype == np.uint8 else to_uint8(pixels)
+    num, h, w, c = pixels.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    scale = scale or max(1, VISIBLE // h)
+    pixels = np.repeat(np.repeat(pixels, scale, axis=1), scale, axis=2)
+    h, w = h * scale, w * scale
+    sheet = np.full((rows * (h + GAP) + GAP, columns * (w + GAP) + GAP, c), 255, np.uint8)
+    for i, picture in enumerate(pixels):
+        top, left = GAP + i // columns * (h + GAP), GAP + i % columns * (w + GAP)
+        sheet[top : top + h, left : left + w] = picture
+    return Image.fromarray(sheet if c == 3 else sheet[..., 0])
+
+
+@contextmanager
+def pending(path: str | Path) -> Iterator[Path]:
+    """A temporary file that takes the name `path` when the block ends well, and goes otherwise.
+
+    Opened before anything is computed, it also finds out whether there will be room for a result.
+
+    Raises:
+        ValueError: If the folder is not there, cannot be written to, or `path` is a folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} is not there; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot write to {path.parent} ({error.strerror})") from None
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

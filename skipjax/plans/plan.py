@@ -1,0 +1,194 @@
+"""A sampler as a table, and the tape that writes one.
+
+Every linear sampler is
+
+    x_{i+1} = keep_i x_i + sum_{j < K} mix_{ij} m_{i-j} + noise_i z_i        i = 0 .. N-1
+
+where x_i is the point at which the network is called for the i-th time, m_i what it predicted
+there, z_i fresh noise, and x_N the picture. A sampler is written on a `Tape` as in its paper, in
+sums of points, predictions and noises, and the table is read off the sums: in float64, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from skipjax.schedules import Schedule
+
+Space = Literal["x_0", "eps"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Plan:
+    """The coefficients of a sampler: N rows, one network call each.
+
+    Two plans with the same N, K and `space` have the same compiled program.
+
+    Attributes:
+        t: Time given to the network, float64 [N].
+        alpha: Scale of the data in x_i, float64 [N].
+        sigma: Standard deviation of the noise in x_i, float64 [N].
+        keep: Weight of x_i in x_{i+1}, float64 [N].
+        mix: Weights of the last K predictions, newest first, float64 [N, K].
+        noise: Weight of fresh noise, float64 [N]; 0 throughout for a deterministic sampler.
+        space: What the predictions are: "x_0" or "eps".
+    """
+
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+    keep: np.ndarray
+    mix: np.ndarray
+    noise: np.ndarray
+    space: Space = field(default="x_0", metadata={"static": True})
+
+    @property
+    def nfe(self) -> int:
+        """Number of function evaluations: how often the network is called."""
+        return self.keep.shape[-1]
+
+    @property
+    def history(self) -> int:
+        """K: how many predictions a step looks at, its own included."""
+        return self.mix.shape[-1]
+
+
+class Symbol(NamedTuple):
+    """One of the quantities that a sum is over: x_i, m_i or z_i."""
+
+    kind: Literal["x", "m", "z"]
+    index: int
+
+
+class Form:
+    """A weighted sum of symbols: what a sampler does arithmetic with while it is recorded."""
+
+    # NumPy scalars on the left must leave multiplication to this class.
+    __array_ufunc__ = None
+
+    def __init__(self, weights: dict[Symbol, float]):
+        self.weights = weights
+
+    def __add__(self, other: Form) -> Form:
+        total = dict(self.weights)
+        for symbol, weight in other.weights.items():
+            total[symbol] = total.get(symbol, 0.0) + weight
+        return Form(total)
+
+    def __mul__(self, factor: float) -> Form:
+        return Form({symbol: factor * weight for symbol, weight in self.weights.items()})
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Form) -> Form:
+        return self + other * -1.0
+
+    def __truediv__(self, divisor: float) -> Form:
+        return self * (1 / divisor)
+
+
+class Called(NamedTuple):
+    """A point at which the network was called, and what it said there, in both readings."""
+
+    x: Form
+    x_0: Form
+    eps: Form
+
+
+class Tape:
+    """Records a sampler's network calls and updates, and reads the table off them.
+
+        tape = Tape(schedule)
+        x = tape.start()
+        for t, s in steps:
+            x_t, x_0, eps = tape.call(x, t)
+            x = ...              # a sum of x_t, x_0, eps, those of earlier calls, tape.noise()
+        plan = tape.plan(x)
+
+    Where x is a sum that holds an older point than the newest (a method with several calls a
+    step starts each from the same point), that point is written in terms of the newer ones.
+
+    Args:
+        schedule: The forward process that the times refer to.
+        space: What the table multiplies: the network's x_0 or its eps. Without clipping the two
+            give the same sampler.
+    """
+
+    def __init__(self, schedule: Schedule, space: Space = "x_0"):
+        self._schedule, self._space = schedule, space
+        self._levels: list[tuple[float, float, float]] = []
+        self._sums: list[dict[Symbol, float]] = []  # x_{i+1} in terms of x_i, m_j and z_i
+        self._noises = self._spent = 0
+
+    def start(self) -> Form:
+        """The noise that sampling starts from."""
+        return Form({Symbol("x", 0): 1.0})
+
+    def noise(self) -> Form:
+        """Fresh noise, N(0, I)."""
+        self._noises += 1
+        return Form({Symbol("z", self._noises - 1): 1.0})
+
+    def call(self, x: Form, t: int) -> Called:
+        """Calls the network at the point x, which stands at the level of time t."""
+        i = len(self._levels)
+        if i:
+            self._sums.append(self._sum(x))
+        alpha, sigma = map(float, self._schedule.at(t))
+        self._levels.append((float(t), alpha, sigma))
+        x, m = Form({Symbol("x", i): 1.0}), Form({Symbol("m", i): 1.0})
+        if self._space == "x_0":
+            return Called(x, x_0=m, eps=(x - alpha * m) / sigma)
+        return Called(x, x_0=(x - sigma * m) / alpha, eps=m)
+
+    def plan(self, x: Form) -> Plan:
+        """The table of the sampler that ends in x.
+
+        Raises:
+            ValueError: If a point needs an older one of which nothing is left, or more than the
+                one noise that is fresh in its step.
+        """
+        sums = [*self._sums, self._sum(x)]
+        num = len(sums)
+        oldest = (i - s.index for i, w in enumerate(sums) for s in w if s.kind == "m")
+        keep, noise, mix = (
+            np.zeros(num),
+            np.zeros(num),
+            np.zeros((num, 1 + max(oldest, default=0))),
+        )
+        for i, weights in enumerate(sums):
+            for symbol, weight in weights.items():
+                match symbol.kind:
+                    case "x":
+                        keep[i] = weight
+                    case "z":
+                        noise[i] = weight
+                    case "m":
+                        mix[i, i - symbol.index] = weight
+        t, alpha, sigma = np.array(self._levels).T
+        return Plan(t, alpha, sigma, keep, mix, noise, self._space)
+
+    def _sum(self, x: Form) -> dict[Symbol, float]:
+        """x with its older points eliminated: x_{j+1} = keep x_j + rest gives x_j."""
+        newest = len(self._levels) - 1
+        weights = dict(x.weights)
+        while older := [s for s in weights if s.kind == "x" and s.index < newest]:
+            j = min(older).index
+            weight = weights.pop(Symbol("x", j))
+            rest = dict(self._sums[j])
+            keep = rest.pop(Symbol("x", j), 0.0)
+            if not keep:
+                raise ValueError(f"a step uses x_{j} again, of which x_{j + 1} keeps nothing")
+            rest[Symbol("x", j + 1)] = -1.0
+            for symbol, other in rest.items():
+                weights[symbol] = weights.get(symbol, 0.0) - weight / keep * other
+        noises = [s.index for s, w in weights.items() if s.kind == "z" and w]
+        if len(noises) > 1 or any(index < self._spent for index in noises):
+            raise ValueError("a step uses more than one noise, or one that an earlier step used")
+        self._spent = max(noises, default=self._spent - 1) + 1
+        return {symbol: weight for symbol, weight in weights.items() if weight}

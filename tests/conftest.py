@@ -1,0 +1,42 @@
+"""Strict modes and fixtures that all tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+sys.path.append(str(Path(__file__).parent))  # for gaussian.py, which tests import
+
+SHARED = Path(os.environ.get("SKIPJAX_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference data made with other libraries."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference data at {SHARED}: set SKIPJAX_SHARED to their folder")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def goldens(shared: Path) -> Path:
+    """Folder of the reference data of ADM."""
+    return shared / "goldens" / "adm"
+
+
+@pytest.fixture
+def float64():
+    """Double precision on the device, for as long as the test runs."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trace_counts():
+    chex.clear_trace_counter()

@@ -1,0 +1,131 @@
+"""Which times the grids visit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from skipjax import grids
+
+
+def test_skipped_strides_from_the_noisiest_time():
+    times = grids.skipped(1000, skip=20)
+    assert times.tolist() == list(range(999, 18, -20))
+    assert len(times) == 50 and times[-1] == 19
+
+
+@pytest.mark.parametrize("skip", [1, 2, 3, 7, 20, 50, 333, 500, 999, 1000])
+def test_every_jump_of_skipped_is_skip_and_only_the_last_is_shorter(skip):
+    times = grids.skipped(1000, skip)
+    assert len(times) == -(-1000 // skip)
+    jumps = -np.diff(np.append(times, -1))
+    assert (jumps[:-1] == skip).all()
+    assert jumps[-1] == (1000 % skip or skip)
+
+
+@pytest.mark.parametrize("T", [1, 2, 17])
+def test_skipped_visits_as_many_times_as_it_says_for_every_skip(T):
+    for skip in range(1, T + 1):
+        times = grids.skipped(T, skip)
+        assert len(times) == -(-T // skip) and times[0] == T - 1 and times[-1] >= 0
+
+
+def test_respaced_equals_guided_diffusions_respacing(goldens):
+    golden = json.loads((goldens / "diffusion" / "respacing.json").read_text())["timesteps"]
+    assert len(golden) == 18
+    for case, kept in golden.items():
+        T, steps = case.split("|")
+        steps = json.loads(steps.removeprefix("(list)")) if "(list)" in steps else steps
+        assert grids.respaced(int(T), steps).tolist() == kept[::-1], case
+
+
+def test_respaced_accepts_and_refuses_what_guided_diffusion_does(goldens):
+    golden = json.loads((goldens / "diffusion" / "respacing.json").read_text())["edge_cases"]
+    assert len(golden) == 4
+    for case, expected in golden.items():
+        T, steps = case.split("|")
+        if expected["ok"]:
+            assert grids.respaced(int(T), steps).tolist() == expected["result"][::-1], case
+        else:
+            with pytest.raises(ValueError, match=steps):
+                grids.respaced(int(T), steps)
+
+
+def test_respaced_with_nothing_said_keeps_all_times():
+    assert grids.respaced(5).tolist() == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "times"),
+    [
+        (grids.leading(1000, 5), [800, 600, 400, 200, 0]),
+        (grids.leading(1000, 5, offset=1), [801, 601, 401, 201, 1]),
+        (grids.leading(10, 3), [6, 3, 0]),
+        (grids.leading(3, 3), [2, 1, 0]),
+        (grids.trailing(1000, 5), [999, 799, 599, 399, 199]),
+        (grids.trailing(10, 3), [9, 6, 2]),
+        (grids.trailing(7, 1), [6]),
+        (grids.linspace(1000, 5), [999, 749, 500, 250, 0]),
+        (grids.linspace(10, 10), list(range(9, -1, -1))),
+        (grids.linspace(10, 3), [9, 4, 0]),
+    ],
+    ids=str,
+)
+def test_grids_of_diffusers(grid, times):
+    assert grid.tolist() == times
+    assert np.issubdtype(grid.dtype, np.integer)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 7, 50, 333, 999, 1000])
+@pytest.mark.parametrize("grid", [grids.leading, grids.trailing, grids.linspace])
+def test_grids_decrease_strictly_within_the_times(grid, num):
+    times = grid(1000, num)
+    assert len(times) == num and (np.diff(times) < 0).all()
+    assert times[0] <= 999 and times[-1] >= 0
+
+
+@pytest.mark.parametrize("skip", [0, -1, 1001])
+def test_skip_outside_its_range_is_refused(skip):
+    with pytest.raises(ValueError, match=rf"skip is {skip}: it must be in 1 \.\. 1000"):
+        grids.skipped(1000, skip)
+
+
+@pytest.mark.parametrize("skip", [2.5, 20.0, "20", None, True, np.float64(3)], ids=repr)
+def test_skip_that_is_no_whole_number_is_refused(skip):
+    with pytest.raises(ValueError, match="skip is .*: it must be a whole number"):
+        grids.skipped(1000, skip)
+
+
+@pytest.mark.parametrize("num", [0, -3, 11, 2.5])
+@pytest.mark.parametrize("grid", [grids.leading, grids.trailing, grids.linspace])
+def test_number_of_times_outside_its_range_is_refused(grid, num):
+    with pytest.raises(ValueError, match=f"num is {num}: it must be"):
+        grid(10, num)
+
+
+def test_offset_beyond_the_last_time_is_refused():
+    assert grids.leading(10, 5, offset=1)[0] == 9
+    with pytest.raises(ValueError, match="offset is 2"):
+        grids.leading(10, 5, offset=2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("abc", "'abc' is not a respacing"),
+        ("10,,10", "is not a respacing"),
+        ("2.5", "is not a respacing"),
+        ("ddim", "is not a respacing"),
+        ("ddim0", "no whole stride"),
+        ("ddim11", "no whole stride"),
+        ("-1", "asks for -1"),
+        ("11", "asks for 11 of the 10 times"),
+        ("0", "keeps no time"),
+        ([], "keeps no time"),
+        ([5, 6], "asks for 6 of the 5 times in section 2 of 2"),
+    ],
+    ids=str,
+)
+def test_respacing_that_cannot_be_is_refused(steps, message):
+    with pytest.raises(ValueError, match=message):
+        grids.respaced(10, steps)

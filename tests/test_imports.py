@@ -1,0 +1,95 @@
+"""Who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "skipjax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
+each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
+
+# What each part of the package may import of it, besides itself.
+NETWORKS = {"models", "schedules", "pretrained", "weights"}
+SAMPLERS = {"schedules", "grids", "plans", "denoisers", "guidance", "sampling"}
+TOOLS = {"images", "labels", "progress"}
+MAY_IMPORT = {
+    "schedules": set(),
+    "grids": {"schedules"},
+    "plans": {"schedules", "grids"},
+    "denoisers": {"schedules"},
+    "guidance": {"denoisers"},
+    "sampling": {"schedules", "plans", "denoisers"},
+    "models": set(),
+    "images": set(),
+    "labels": set(),
+    "progress": set(),
+    "pretrained": {"models", "schedules"},
+    "weights": {"models", "schedules", "pretrained"},
+    "training": NETWORKS,
+    "evaluation": NETWORKS | TOOLS,
+    "api": NETWORKS | SAMPLERS | TOOLS,
+    "jobs": NETWORKS | SAMPLERS | TOOLS | {"api"},
+    "cli": NETWORKS | SAMPLERS | TOOLS | {"api", "jobs", "evaluation"},
+    "__init__": NETWORKS | SAMPLERS | TOOLS | {"api"},
+}
+# Packages that one part of the package keeps from the others.
+ONLY = {"flax.linen": "models", "orbax": "weights", "optax": "training"}
+
+
+def imported(path):
+    """Full names of the modules, and of the names taken out of them, that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name} imports by a relative path"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_the_package_is_found_and_every_part_has_its_place():
+    assert {part(path) for path in FILES} >= {"schedules", "plans", "models", "weights"}
+    unknown = {part(path) for path in FILES} - set(MAY_IMPORT)
+    assert not unknown, f"say in MAY_IMPORT what these may import: {sorted(unknown)}"
+
+
+def test_the_order_has_no_circles():
+    order = []
+    while len(order) < len(MAY_IMPORT):
+        free = [name for name, needs in MAY_IMPORT.items() if needs <= {*order, "guidance", "jobs"}]
+        free = [name for name in free if name not in order]
+        assert free, f"a circle among {sorted(set(MAY_IMPORT) - set(order))}"
+        order += free
+
+
+@each_file
+def test_imports_go_one_way(path):
+    ours = part(path)
+    tops = {name.split(".")[1] for name in imported(path) if name.startswith("skipjax.")}
+    parts = {top if top in MAY_IMPORT else "__init__" for top in tops}
+    forbidden = parts - MAY_IMPORT.get(ours, set()) - {ours}
+    assert not forbidden, f"{ours} must not import {sorted(forbidden)}"
+
+
+@each_file
+def test_other_packages_stay_in_their_part(path):
+    for package, home in ONLY.items():
+        uses = [n for n in imported(path) if n == package or n.startswith(package + ".")]
+        assert not uses or part(path) == home, f"only {home} imports {package}"
+
+
+def test_models_and_samplers_do_not_know_each_other():
+    samplers = {"grids", "plans", "denoisers", "guidance", "sampling"}
+    assert not MAY_IMPORT["models"] & samplers
+    assert not any(MAY_IMPORT[name] & (NETWORKS - {"schedules"}) for name in samplers)
+
+
+@each_file
+def test_files_are_short_and_named_for_what_they_hold(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -1,0 +1,224 @@
+"""The tables of DDPM, skipped-step sampling, DDIM and their hybrid, and what equals what."""
+
+import numpy as np
+import pytest
+
+from skipjax import grids, plans, schedules
+
+SKIPS = [1, 2, 7, 20, 50, 333]
+SCHEDULES = {
+    "linear": schedules.linear(),
+    "scaled_linear": schedules.scaled_linear(),
+    "cosine": schedules.cosine(),
+}
+LINEAR = SCHEDULES["linear"]
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request):
+    return SCHEDULES[request.param]
+
+
+def assert_same(one, other):
+    """Entry by entry, to 1e-12."""
+    assert one.space == other.space
+    for column in ("t", "alpha", "sigma", "keep", "mix", "noise"):
+        ours, theirs = getattr(one, column), getattr(other, column)
+        assert ours.dtype == theirs.dtype == np.float64
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12, err_msg=column)
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_skipped_equals_ddpm_on_the_respaced_chain_equals_ddim_with_eta_1(schedule, skip):
+    times = grids.skipped(1000, skip)
+    skipped = plans.skipped(schedule, skip)
+    assert skipped.nfe == len(times) and skipped.history == 1
+    assert_same(skipped, plans.ddpm(schedule, times, "small"))
+    assert_same(skipped, plans.ddim(schedule, times, eta=1.0))
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_skipped_equals_ddpm_written_with_the_betas_of_the_respaced_chain(schedule, skip):
+    times = grids.skipped(1000, skip)
+    abar = schedule.alpha[times] ** 2
+    before = np.append(abar[1:], 1.0)
+    betas = 1 - abar / before
+    plan = plans.skipped(schedule, skip)
+    # 1 - abar is 4e-5 at cosine's first time: float64 holds it to 3e-12 of its size.
+    exact = dict(rtol=0, atol=5e-12)
+    np.testing.assert_allclose(
+        plan.keep, np.sqrt(1 - betas) * (1 - before) / (1 - abar), **exact
+    )
+    np.testing.assert_allclose(plan.mix[:, 0], np.sqrt(before) * betas / (1 - abar), **exact)
+    np.testing.assert_allclose(plan.noise**2, betas * (1 - before) / (1 - abar), **exact)
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_hybrid_with_cutoff_0_and_T_is_pure(schedule, skip):
+    times = grids.skipped(1000, skip)
+    assert_same(plans.hybrid(schedule, times, cutoff=0), plans.skipped(schedule, skip))
+    assert_same(plans.hybrid(schedule, times, cutoff=1000), plans.ddim(schedule, times))
+    assert_same(plans.skipped(schedule, skip, cutoff=1000), plans.ddim(schedule, times))
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+@pytest.mark.parametrize("cutoff", [1, 19, 500, 999])
+def test_hybrid_equals_ddim_with_eta_1_then_0(schedule, skip, cutoff):
+    times = grids.skipped(1000, skip)
+    eta = np.where(times >= cutoff, 1.0, 0.0)
+    assert_same(plans.hybrid(schedule, times, cutoff), plans.ddim(schedule, times, eta))
+    assert_same(plans.skipped(schedule, skip, cutoff), plans.ddim(schedule, times, eta))
+
+
+def test_a_step_that_starts_at_the_cutoff_is_noisy():
+    times = grids.skipped(1000, 20)
+    for cutoff, noisy in [(519, 25), (520, 24), (518, 25), (500, 25), (499, 26)]:
+        noise = plans.hybrid(LINEAR, times, cutoff).noise
+        assert (noise > 0).sum() == noisy
+        assert (noise[:noisy] > 0).all()
+
+
+@pytest.mark.parametrize("case", ["linear|1000|250", "linear|1000|ddim25", "cosine|1000|250"])
+def test_ddpm_has_guided_diffusions_posterior(goldens, case):
+    golden = np.load(goldens / "diffusion" / "respaced_schedules.npz")
+    kind, T, steps = case.split("|")
+    plan = plans.ddpm(SCHEDULES[kind], grids.respaced(int(T), steps))
+    exact = dict(rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(plan.t[::-1], golden[f"{case}/timestep_map"])
+    for ours, theirs in [
+        (plan.keep, "posterior_mean_coef2"),
+        (plan.mix[:, 0], "posterior_mean_coef1"),
+        (plan.noise**2, "posterior_variance"),
+    ]:
+        np.testing.assert_allclose(ours[::-1], golden[f"{case}/{theirs}"], **exact)
+
+
+def test_large_variance_is_beta_of_the_respaced_chain_and_none_on_the_last_step(goldens):
+    golden = np.load(goldens / "diffusion" / "respaced_schedules.npz")
+    plan = plans.ddpm(LINEAR, grids.respaced(1000, "25"), "large")
+    betas = golden["linear|1000|25/betas"][::-1]
+    np.testing.assert_allclose(plan.noise[:-1] ** 2, betas[:-1], rtol=1e-12)
+    assert plan.noise[-1] == 0
+    small = plans.ddpm(LINEAR, grids.respaced(1000, "25"))
+    assert (plan.keep == small.keep).all() and (plan.mix == small.mix).all()
+
+
+# guided-diffusion's 1 - abar in float32 leaves few digits at the second time of a chain, where
+# it is 1e-4; everywhere else its steps are good to float32.
+STEP = np.array([2e-6, 5e-5, 5e-6, 2e-6, 2e-6, 2e-6]).reshape(-1, 1, 1, 1)
+
+
+def a_step(plan, golden, tag, x_0):
+    """What the plan makes of guided-diffusion's inputs, each at its own row."""
+    row = plan.nfe - 1 - golden[f"{tag}/t"]
+    columns = plan.keep, plan.mix[:, 0], plan.noise
+    keep, mix, noise = (column[row].reshape(-1, 1, 1, 1) for column in columns)
+    return keep * golden["x"] + mix * golden[f"{tag}/{x_0}"] + noise * golden["noise"]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("tag", "kind", "steps"),
+    [
+        ("linear1000_250_range", "linear", "250"),
+        ("linear1000_ddim25_range", "linear", "ddim25"),
+        ("cosine1000_ddim25_range", "cosine", "ddim25"),
+        ("linear1000_25_fixedsmall", "linear", "25"),
+    ],
+)
+def test_a_ddim_step_equals_guided_diffusions(goldens, tag, kind, steps, eta):
+    golden = np.load(goldens / "diffusion" / "steps.npz")
+    plan = plans.ddim(SCHEDULES[kind], grids.respaced(1000, steps), eta)
+    ours = a_step(plan, golden, tag, "ddim_sample/guided0/pred_xstart")
+    assert (np.abs(ours - golden[f"{tag}/ddim_sample/guided0/eta{eta}/sample"]) < STEP).all()
+
+
+@pytest.mark.parametrize(
+    ("tag", "variance"),
+    [("linear1000_25_fixedsmall", "small"), ("linear1000_25_fixedlarge_xstart", "large")],
+)
+def test_a_ddpm_step_equals_guided_diffusions(goldens, tag, variance):
+    golden = np.load(goldens / "diffusion" / "steps.npz")
+    plan = plans.ddpm(LINEAR, grids.respaced(1000, "25"), variance)
+    ours = a_step(plan, golden, tag, "p_sample/guided0/pred_xstart")
+    theirs = golden[f"{tag}/p_sample/guided0/sample"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_a_perfect_prediction_lands_on_the_forward_marginal(schedule, eta):
+    # With x_t = alpha x_0 + sigma eps, the next point has x_0's weight alpha_s, variance sigma_s^2.
+    plan = plans.ddim(schedule, grids.skipped(1000, 37), eta)
+    weight = plan.keep * plan.alpha + plan.mix[:, 0]
+    variance = (plan.keep * plan.sigma) ** 2 + plan.noise**2
+    np.testing.assert_allclose(weight, np.append(plan.alpha[1:], 1), rtol=1e-12)
+    np.testing.assert_allclose(variance, np.append(plan.sigma[1:] ** 2, 0), atol=1e-12)
+
+
+def test_eta_may_differ_from_step_to_step():
+    times = np.array([900, 500, 100])
+    plan = plans.ddim(LINEAR, times, [1.0, 0.5, 0.0])
+    whole = plans.ddim(LINEAR, times, 1.0)
+    np.testing.assert_allclose(plan.noise, whole.noise * [1.0, 0.5, 0.0], rtol=1e-15)
+
+
+def test_the_network_is_told_the_times_and_levels_of_the_grid():
+    times = np.array([999, 400, 7])
+    plan = plans.ddim(LINEAR, times)
+    assert plan.t.tolist() == [999, 400, 7] and plan.nfe == 3
+    assert (plan.alpha == LINEAR.alpha[times]).all()
+    assert (plan.sigma == LINEAR.sigma[times]).all()
+
+
+def test_a_grid_of_one_time_jumps_to_the_data():
+    for plan in [plans.ddpm(LINEAR, [999]), plans.ddim(LINEAR, [999]), plans.skipped(LINEAR, 1000)]:
+        assert plan.nfe == 1 and plan.noise[0] == 0
+        np.testing.assert_allclose((plan.keep[0], plan.mix[0, 0]), (0, 1), atol=1e-12)
+
+
+WRITERS = {
+    "ddpm": plans.ddpm,
+    "ddim": plans.ddim,
+    "hybrid": lambda schedule, times: plans.hybrid(schedule, times, 500),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1, 2, 3], "must decrease strictly within 999 .. 0"),
+        ([999, 500, 500], "must decrease strictly"),
+        ([1000, 500], "must decrease strictly"),
+        ([500, -1], "must decrease strictly"),
+        ([999.0, 500.0], "vector of int"),
+        ([], "vector of int"),
+        (999, "vector of int"),
+        ([[999, 500]], "vector of int"),
+    ],
+    ids=str,
+)
+def test_grids_that_do_not_fit_are_refused(write, times, message):
+    with pytest.raises(ValueError, match=message):
+        write(LINEAR, times)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, np.nan, [0.5, 0.5], [0.1, 0.2, 2.0]], ids=str)
+def test_eta_outside_0_1_or_of_another_length_is_refused(eta):
+    with pytest.raises(ValueError, match=r"eta must be a number in 0 \.\. 1, or 3 of them"):
+        plans.ddim(LINEAR, [999, 500, 1], eta)
+
+
+@pytest.mark.parametrize("cutoff", [-1, 1001, 0.5, True, None], ids=str)
+def test_cutoff_outside_its_range_is_refused(cutoff):
+    for write in [
+        lambda: plans.hybrid(LINEAR, [999, 500], cutoff),
+        lambda: plans.skipped(LINEAR, 20, cutoff),
+    ]:
+        with pytest.raises(ValueError, match=rf"cutoff is {cutoff}: it must be"):
+            write()
+
+
+def test_another_variance_is_refused():
+    with pytest.raises(ValueError, match="variance is 'medium': it must be 'small' or 'large'"):
+        plans.ddpm(LINEAR, [999, 500], "medium")
