@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from skipjax import denoisers, grids, labels, plans, sampling
+from skipjax import denoisers, labels, plans, sampling
 from skipjax import progress as progress_bar
+from skipjax.checks import whole
 from skipjax.labels import Label
 from skipjax.models import UNet
 from skipjax.plans import Plan
@@ -91,10 +92,9 @@ def sample(
         plan = plans.skipped(params.schedule, skip, cutoff)
     elif (skip, cutoff) != (20, 0):
         raise ValueError("plan is given, and skip or cutoff too, which it replaces: drop one")
-    ids = np.arange(grids.whole("num", num, 1, 2**32)) if ids is None else _ids(ids)
-    label = labels.resolve(params.spec, key, ids, label)
-
-    arguments = place(params, plan, key, ids, label, devices)
+    ids = np.arange(whole("num", num, 1)) if ids is None else _ids(ids)
+    numbers = labels.resolve(params.spec, key, ids, label)
+    arguments = place(params, plan, key, ids, numbers, devices)
     if progress:
         with progress_bar.bar(plan.nfe):
             images = generate(*arguments, clip=clip, dtype=dtype, on_step=progress_bar.on_step)
@@ -146,11 +146,12 @@ def denoiser(
     dtype: DTypeLike = jnp.float32,
 ) -> denoisers.Denoise:
     """The denoiser of a loaded network, for a batch of the given labels, int [B] or None."""
-    net, channels = UNet(params.spec.unet, dtype), params.shape[-1]
+    net, channels = UNet(params.spec.unet, jnp.dtype(dtype)), params.shape[-1]
 
     def network(x, t):
         # A learned variance stands behind the prediction; the plans here bring their own.
-        return net.apply({"params": params.params}, x, t, labels)[..., :channels]
+        output: Any = net.apply({"params": params.params}, x, t, labels)
+        return output[..., :channels]
 
     denoise = _READINGS[params.spec.prediction](network)
     return denoisers.clip(denoise) if clip else denoise

@@ -14,12 +14,34 @@ import platformdirs
 import tyro
 
 import skipjax
-from skipjax import api, grids, images, labels, plans, progress
+from skipjax import api, images, labels, plans, progress
+from skipjax.checks import whole
+from skipjax.models import param_shapes
 from skipjax.plans import Plan
 from skipjax.pretrained import Pretrained
 from skipjax.weights import cards
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+
+def _number(typed: list[str]) -> int | str:
+    """An int; or, as it was typed, what is none: `whole` refuses it in one line, by name."""
+    try:
+        return int(typed[0])
+    except ValueError:
+        return typed[0]
+
+
+Whole = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=_number,
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 
 
 @dataclass
@@ -28,17 +50,17 @@ class Sample:
 
     checkpoint: str = "emoji32"
     """A bundled name, or a checkpoint's folder."""
-    skip: int = 20
+    skip: Whole = 20
     """Stride over the training times: of 1000, 20 leaves 50 network calls."""
-    cutoff: int = 0
+    cutoff: Whole = 0
     """Steps that start at this time or above are skipped-step, those below DDIM."""
-    num: int = 16
+    num: Whole = 16
     """How many pictures."""
     labels: tuple[str, ...] = ()
     """Classes by number or name, taken in turn; drawn at random where none is given."""
-    seed: int = 0
+    seed: Whole = 0
     """Of all randomness. A picture depends on the seed and its place, not on num or batch."""
-    batch: int = 64
+    batch: Whole = 64
     """How many pictures are computed at a time, at most."""
     out: Path = Path("samples.png")
     """A grid as .png, or .npz with arr_0 (uint8, NHWC) and arr_1 (labels)."""
@@ -47,20 +69,20 @@ class Sample:
         """Samples, and says how long it took."""
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
-        num = grids.whole("num", self.num, 1, 2**32)
-        batch = min(grids.whole("batch", self.batch, 1, 2**32), num)
+        num = whole("num", self.num, 1)
+        batch = min(whole("batch", self.batch, 1), num)
         with images.pending(self.out) as pending:
             params = api.load(self.checkpoint)
             plan = plans.skipped(params.schedule, self.skip, self.cutoff)
-            key, ids = jax.random.key(grids.whole("seed", self.seed, 0, 2**32 - 1)), np.arange(num)
+            key, ids = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1)), np.arange(num)
             asked = [self.labels[i % len(self.labels)] for i in ids] if self.labels else None
             label = labels.resolve(params.spec, key, ids, asked)
             pictures, compiling, sampling = _draw(params, plan, key, ids, label, batch)
             if self.out.suffix == ".png":
                 images.grid(pictures).save(pending)
             else:
-                named = {} if label is None else {"arr_1": label}
-                np.savez(pending, arr_0=pictures, **named)
+                arrays = [pictures] if label is None else [pictures, label]
+                np.savez(pending, *arrays)
         print(
             f"{num} pictures, {plan.nfe} NFE each, in {sampling:.1f} s: {num / sampling:.2f} "
             f"pictures/s, after {compiling:.1f} s to compile. Saved: {self.out}"
@@ -80,7 +102,7 @@ class Info:
         print(json.dumps(card, indent=2, ensure_ascii=False))
         blocks = {
             block: sum(leaf.size for leaf in jax.tree.leaves(params))
-            for block, params in cards.param_shapes(cards.spec(card).unet).items()
+            for block, params in param_shapes(cards.spec(card).unet).items()
         }
         width = max(map(len, blocks))
         for block, count in blocks.items():

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skipjax.checks import whole
+
 
 def skipped(T: int, skip: int = 20) -> np.ndarray:
     """T-1, T-1-skip, T-1-2 skip, ...: every `skip`-th time, from the noisiest.
@@ -100,19 +102,6 @@ def linspace(T: int, num: int) -> np.ndarray:
     """
     num = whole("num", num, 1, T)
     return np.round(np.linspace(0, T - 1, num)).astype(int)[::-1]
-
-
-def whole(name: str, value: int, low: int, high: int) -> int:
-    """The value as int, if it is a whole number in low .. high.
-
-    Raises:
-        ValueError: If not, with what was got and what is accepted.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} is {value!r}: it must be a whole number in {low} .. {high}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}: it must be in {low} .. {high}")
-    return int(value)
 
 
 def _strided(T: int, num: int) -> np.ndarray:

@@ -28,14 +28,15 @@ def resolve(
         ValueError: For a class that is not there, another number of labels than pictures, or any
             label for an unconditional network.
     """
-    if spec.unet.num_classes is None:
+    classes = spec.unet.num_classes
+    if classes is None:
         if label is not None:
             raise ValueError(f"{spec.name} is unconditional: it takes no label, got {label!r}")
         return None
     if label is None:
-        return np.asarray(_drawn(key, ids.astype(np.uint32), spec.unet.num_classes))
-    if isinstance(label, str) or np.ndim(label) == 0:
-        label = [label] * len(ids)
+        return np.asarray(_drawn(key, ids.astype(np.uint32), classes))
+    if isinstance(label, str) or not isinstance(label, (Sequence, np.ndarray)):
+        return np.full(len(ids), number(spec, label), np.int32)
     if len(label) != len(ids):
         raise ValueError(
             f"label has {len(label)} entries for {len(ids)} pictures: give one for all, or as many"
@@ -49,7 +50,7 @@ def number(spec: Spec, label: Label) -> int:
     Raises:
         ValueError: If there is no such class, or several begin like that.
     """
-    classes, names = spec.unet.num_classes, [name.lower() for name in spec.class_names]
+    classes, names = spec.unet.num_classes or 0, [name.lower() for name in spec.class_names]
     known = f"0 .. {classes - 1}" + (
         ", or one of: " + ", ".join(spec.class_names) if names else ""
     )

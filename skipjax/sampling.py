@@ -59,8 +59,10 @@ def integrate(
 
 def update(row: Plan, x: jax.Array, history: tuple[jax.Array, ...], z: jax.Array) -> jax.Array:
     """One row of a plan: the point that follows x, given the last K predictions, newest first."""
-    mixed = sum(row.mix[j] * m for j, m in enumerate(history))
-    return row.keep * x + mixed + row.noise * z
+    x_next = row.keep * x + row.noise * z
+    for weight, m in zip(row.mix, history, strict=True):
+        x_next = x_next + weight * m
+    return x_next
 
 
 def starting_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

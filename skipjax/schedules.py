@@ -28,7 +28,7 @@ class Schedule(NamedTuple):
         """Number of training times."""
         return len(self.alpha)
 
-    def at(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def at(self, t: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """alpha and sigma at integer times t in -1 .. T-1, where -1 is the data."""
         # The appended level is what index -1 finds.
         return np.append(self.alpha, 1.0)[t], np.append(self.sigma, 0.0)[t]
@@ -82,7 +82,7 @@ class Posterior(NamedTuple):
     variance: np.ndarray
 
 
-def posterior(schedule: Schedule, t: np.ndarray, s: np.ndarray) -> Posterior:
+def posterior(schedule: Schedule, t: int | np.ndarray, s: int | np.ndarray) -> Posterior:
     """The jump from t to s that skips what lies between, of the Markov chain over {t, s, data}.
 
     With r = (alpha_t / alpha_s)^2, q(x_t | x_s) = N(sqrt(r) x_s, added) and so, by Bayes' rule,

@@ -48,9 +48,9 @@ BATCHES = {
 @pytest.fixture(scope="module")
 def sample():
     # The last layers of a fresh network are zero: fill them, so that every weight counts.
-    shapes = jax.eval_shape(
-        NETWORK.init, jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1)
-    )["params"]
+    shapes = jax.eval_shape(NETWORK.init, jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1))[
+        "params"
+    ]
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
     filled = [rng.normal(scale=0.1, size=leaf.shape).astype(np.float32) for leaf in leaves]

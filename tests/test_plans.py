@@ -46,9 +46,7 @@ def test_skipped_equals_ddpm_written_with_the_betas_of_the_respaced_chain(schedu
     plan = plans.skipped(schedule, skip)
     # 1 - abar is 4e-5 at cosine's first time: float64 holds it to 3e-12 of its size.
     exact = dict(rtol=0, atol=5e-12)
-    np.testing.assert_allclose(
-        plan.keep, np.sqrt(1 - betas) * (1 - before) / (1 - abar), **exact
-    )
+    np.testing.assert_allclose(plan.keep, np.sqrt(1 - betas) * (1 - before) / (1 - abar), **exact)
     np.testing.assert_allclose(plan.mix[:, 0], np.sqrt(before) * betas / (1 - abar), **exact)
     np.testing.assert_allclose(plan.noise**2, betas * (1 - before) / (1 - abar), **exact)
 
@@ -147,7 +145,7 @@ def test_a_ddpm_step_equals_guided_diffusions(goldens, tag, variance):
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_a_perfect_prediction_lands_on_the_forward_marginal(schedule, eta):
-    # With x_t = alpha x_0 + sigma eps, the next point has x_0's weight alpha_s, variance sigma_s^2.
+    # From x_t = alpha x_0 + sigma eps: alpha_s x_0 and variance sigma_s^2 at the next point.
     plan = plans.ddim(schedule, grids.skipped(1000, 37), eta)
     weight = plan.keep * plan.alpha + plan.mix[:, 0]
     variance = (plan.keep * plan.sigma) ** 2 + plan.noise**2
@@ -171,7 +169,11 @@ def test_the_network_is_told_the_times_and_levels_of_the_grid():
 
 
 def test_a_grid_of_one_time_jumps_to_the_data():
-    for plan in [plans.ddpm(LINEAR, [999]), plans.ddim(LINEAR, [999]), plans.skipped(LINEAR, 1000)]:
+    for plan in [
+        plans.ddpm(LINEAR, [999]),
+        plans.ddim(LINEAR, [999]),
+        plans.skipped(LINEAR, 1000),
+    ]:
         assert plan.nfe == 1 and plan.noise[0] == 0
         np.testing.assert_allclose((plan.keep[0], plan.mix[0, 0]), (0, 1), atol=1e-12)
 

@@ -27,7 +27,9 @@ def tables_of(schedule, times):
     }
 
 
-@pytest.mark.parametrize("case", ["linear_100", "linear_1000", "linear_4000"] + ["cosine_1000", "cosine_4000"])
+@pytest.mark.parametrize(
+    "case", ["linear_100", "linear_1000", "linear_4000"] + ["cosine_1000", "cosine_4000"]
+)
 def test_schedule_equals_guided_diffusions(goldens, case):
     golden = np.load(goldens / "diffusion" / "schedules.npz")
     kind, T = case.split("_")

@@ -61,7 +61,7 @@ def train(out: Path, run: Run = RUN) -> None:
 
 
 def publish(run: Path, out: Path) -> None:
-    """Measures the moving average of a run's parameters and writes it with its card and a sheet."""
+    """Measures the moving average of a run's params; writes it with its card and a sheet."""
     settings = json.loads((run / "run.json").read_text())
     net, steps = UNet(UNetConfig(**settings["unet"])), Steps(run / "steps")
     like = jax.eval_shape(

@@ -35,14 +35,3 @@ def pictures(images: ArrayLike, name: str, least: int) -> np.ndarray:
         if not np.isfinite(image).all():
             raise ValueError(f"picture {index} of {name} has a number that is not finite")
     return images
-
-
-def at_least(least: int, name: str, value: int) -> int:
-    """The value as int, if it is a whole number and not below `least`.
-
-    Raises:
-        ValueError: If not, with what was got and what is accepted.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} is {value!r}: it must be a whole number, {least} or more")
-    return int(value)

@@ -9,7 +9,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from skipjax.evaluation.arrays import at_least, pictures
+from skipjax.checks import whole
+from skipjax.evaluation.arrays import pictures
 from skipjax.sampling import gaussian
 from skipjax.schedules import Schedule
 
@@ -61,8 +62,8 @@ def eps_mse(
     """
     images = pictures(images, "images", 2).astype(np.float32)
     labels = _labels(labels, len(images))
-    draws = at_least(1, "draws", draws)
-    batch = min(at_least(1, "batch", batch), len(images))
+    draws = whole("draws", draws, 1)
+    batch = min(whole("batch", batch, 1), len(images))
     predict = predict if isinstance(predict, Partial) else Partial(predict)
     tables = jnp.asarray(schedule.alpha, jnp.float32), jnp.asarray(schedule.sigma, jnp.float32)
 

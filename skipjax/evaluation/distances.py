@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from skipjax.evaluation.arrays import at_least, pictures
+from skipjax.checks import whole
+from skipjax.evaluation.arrays import pictures
 
 
 class Spread(NamedTuple):
@@ -25,11 +26,11 @@ class Nearest(NamedTuple):
 
     Attributes:
         distance: Root-mean-square difference of the pixels, float64 [N].
-        index: Which one of the other set it is, int [N].
+        match: Which one of the other set it is, int [N].
     """
 
     distance: np.ndarray
-    index: np.ndarray
+    match: np.ndarray
 
 
 def energy_distance(a: ArrayLike, b: ArrayLike, *, block: int = 1024) -> float:
@@ -76,7 +77,7 @@ def energy_floor(
         ValueError: If there are fewer than 4 pictures, or fewer than 2 splits.
     """
     images = pictures(images, "images", 4)
-    halves = np.tile(np.arange(len(images)) < len(images) // 2, (at_least(2, "splits", splits), 1))
+    halves = np.tile(np.arange(len(images)) < len(images) // 2, (whole("splits", splits, 2), 1))
     halves = np.random.default_rng(seed).permuted(halves, axis=1)
     energies = _energies(images, halves, block)
     return Spread(float(energies.mean()), float(energies.std(ddof=1)))
@@ -148,7 +149,7 @@ def _energies(pool: np.ndarray, in_a: np.ndarray, block: int) -> np.ndarray:
 
 def _blocks(images: np.ndarray, block: int, start: int = 0) -> Iterator[tuple[slice, np.ndarray]]:
     """Flattened pictures, float64 [at most block, D], with where they stand."""
-    block = at_least(1, "block", block)
+    block = whole("block", block, 1)
     for first in range(start, len(images), block):
         where = slice(first, min(first + block, len(images)))
         yield where, images[where].reshape(where.stop - first, -1).astype(np.float64)

@@ -26,7 +26,7 @@ class UNetConfig:
         num_heads_upsample: Heads in the decoder, or -1 for `num_heads`.
         use_scale_shift_norm: Whether the embedding scales and shifts (FiLM) or is added.
         resblock_updown: Whether residual blocks do the resampling.
-        use_new_attention_order: Whether the attention's output is laid out q|k|v first, then heads.
+        use_new_attention_order: Whether qkv is laid out q|k|v first, then heads.
 
     Raises:
         ValueError: For a value that no network can be built from.

@@ -1,5 +1,7 @@
 """ADM's U-Net (Dhariwal & Nichol 2021, arXiv:2105.05233), as guided-diffusion builds it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -52,7 +54,7 @@ class UNet(nn.Module):
         emb = timestep_embedding(t, config.model_channels)
         emb = nn.Dense(config.embedding_channels, name="time_embed_0")(emb)
         emb = nn.Dense(config.embedding_channels, name="time_embed_2")(nn.silu(emb))
-        if y is not None:
+        if y is not None and config.num_classes is not None:
             table = nn.Embed(
                 config.num_classes,
                 config.embedding_channels,
@@ -119,3 +121,16 @@ class UNet(nn.Module):
         h = nn.silu(GroupNorm(name="out_0")(h.astype(jnp.float32)))
         zeros = nn.initializers.zeros
         return nn.Conv(config.out_channels, (3, 3), padding=1, kernel_init=zeros, name="out_2")(h)
+
+
+def example(config: UNetConfig) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The least x, t and y that the network takes: what its params are initialised with."""
+    side = 2 ** (len(config.channel_mult) - 1)
+    y = None if config.num_classes is None else jnp.zeros(1, jnp.int32)
+    return jnp.zeros((1, side, side, config.in_channels)), jnp.zeros(1), y
+
+
+def param_shapes(config: UNetConfig) -> dict[str, Any]:
+    """Shapes and dtypes of the network's params, without computing any."""
+    shapes: Any = jax.eval_shape(UNet(config).init, jax.random.key(0), *example(config))
+    return shapes["params"]

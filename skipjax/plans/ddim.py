@@ -1,9 +1,10 @@
 """DDPM, skipped-step sampling, DDIM, and their hybrid.
 
-Each step jumps from a time t to a less noisy s, by the posterior that `schedules.posterior` derives
-or a relative of it. The four are one family:
+Each step jumps from a time t to a less noisy s, by the posterior that `schedules.posterior`
+derives, or a relative of it. The four are one family:
 
-    skipped-step = DDPM on the respaced chain = DDIM with eta 1,    hybrid = DDIM with eta 1, then 0
+    skipped-step = DDPM on the respaced chain = DDIM with eta 1
+    hybrid = DDIM with eta 1, then 0
 
 exactly, which the tests hold to 1e-12. They are written here each as in its own paper.
 """
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from skipjax import grids
+from skipjax.checks import whole
 from skipjax.plans.plan import Plan, Tape
 from skipjax.schedules import DATA, Schedule, posterior
 
@@ -102,7 +104,7 @@ def hybrid(schedule: Schedule, times: np.ndarray, cutoff: int) -> Plan:
 
     Source: arXiv:2508.15233, algorithms 2 and 3.
     """
-    cutoff = grids.whole("cutoff", cutoff, 0, schedule.T)
+    cutoff = whole("cutoff", cutoff, 0, schedule.T)
     tape = Tape(schedule)
     x = tape.start()
     for t, s in jumps(schedule, times):

@@ -12,7 +12,7 @@ sums of points, predictions and noises, and the table is read off the sums: in f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from skipjax.schedules import Schedule
 
 Space = Literal["x_0", "eps"]
+Column = Any  # float64 NumPy as written, a jax.Array once it is traced or placed on a device
 
 
 @jax.tree_util.register_dataclass
@@ -39,12 +40,12 @@ class Plan:
         space: What the predictions are: "x_0" or "eps".
     """
 
-    t: np.ndarray
-    alpha: np.ndarray
-    sigma: np.ndarray
-    keep: np.ndarray
-    mix: np.ndarray
-    noise: np.ndarray
+    t: Column
+    alpha: Column
+    sigma: Column
+    keep: Column
+    mix: Column
+    noise: Column
     space: Space = field(default="x_0", metadata={"static": True})
 
     @property
@@ -62,7 +63,7 @@ class Symbol(NamedTuple):
     """One of the quantities that a sum is over: x_i, m_i or z_i."""
 
     kind: Literal["x", "m", "z"]
-    index: int
+    i: int
 
 
 class Form:
@@ -120,7 +121,8 @@ class Tape:
     """
 
     def __init__(self, schedule: Schedule, space: Space = "x_0"):
-        self._schedule, self._space = schedule, space
+        self._schedule = schedule
+        self._space: Space = space
         self._levels: list[tuple[float, float, float]] = []
         self._sums: list[dict[Symbol, float]] = []  # x_{i+1} in terms of x_i, m_j and z_i
         self._noises = self._spent = 0
@@ -155,7 +157,7 @@ class Tape:
         """
         sums = [*self._sums, self._sum(x)]
         num = len(sums)
-        oldest = (i - s.index for i, w in enumerate(sums) for s in w if s.kind == "m")
+        oldest = (i - s.i for i, w in enumerate(sums) for s in w if s.kind == "m")
         keep, noise, mix = (
             np.zeros(num),
             np.zeros(num),
@@ -169,7 +171,7 @@ class Tape:
                     case "z":
                         noise[i] = weight
                     case "m":
-                        mix[i, i - symbol.index] = weight
+                        mix[i, i - symbol.i] = weight
         t, alpha, sigma = np.array(self._levels).T
         return Plan(t, alpha, sigma, keep, mix, noise, self._space)
 
@@ -177,8 +179,8 @@ class Tape:
         """x with its older points eliminated: x_{j+1} = keep x_j + rest gives x_j."""
         newest = len(self._levels) - 1
         weights = dict(x.weights)
-        while older := [s for s in weights if s.kind == "x" and s.index < newest]:
-            j = min(older).index
+        while older := [s for s in weights if s.kind == "x" and s.i < newest]:
+            j = min(older).i
             weight = weights.pop(Symbol("x", j))
             rest = dict(self._sums[j])
             keep = rest.pop(Symbol("x", j), 0.0)
@@ -187,7 +189,7 @@ class Tape:
             rest[Symbol("x", j + 1)] = -1.0
             for symbol, other in rest.items():
                 weights[symbol] = weights.get(symbol, 0.0) - weight / keep * other
-        noises = [s.index for s, w in weights.items() if s.kind == "z" and w]
+        noises = [s.i for s, w in weights.items() if s.kind == "z" and w]
         if len(noises) > 1 or any(index < self._spent for index in noises):
             raise ValueError("a step uses more than one noise, or one that an earlier step used")
         self._spent = max(noises, default=self._spent - 1) + 1

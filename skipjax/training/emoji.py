@@ -64,7 +64,7 @@ def render(
     images, groups, names, left_out = [], [], [], []
     for text, group, name in entries:
         image = _draw(face, text, size)
-        if image is None or np.array_equal(image, unknown_flag):
+        if image is None or (unknown_flag is not None and np.array_equal(image, unknown_flag)):
             left_out.append(name)
             continue
         images.append(image)

@@ -25,7 +25,7 @@ class Chain(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Per picture, float32 [B]; `total` is what is trained, `mse` and `bound` what it is made of."""
+    """Per picture, float32 [B]: `total` is what is trained, `mse` and `bound` are its parts."""
 
     total: jax.Array
     mse: jax.Array

@@ -1,14 +1,14 @@
 """One step of training, as a pure function of state and data."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from skipjax.models import UNet
+from skipjax.models import UNet, example
 from skipjax.schedules import Schedule
 from skipjax.training import losses
 from skipjax.training.augment import shift_and_flip
@@ -18,8 +18,8 @@ class TrainState(NamedTuple):
     """Everything a run needs to go on, and to go on the same: randomness follows from `step`."""
 
     step: jax.Array  # int32, steps done
-    params: dict
-    ema: dict  # exponential moving average of params: what is sampled with
+    params: optax.Params
+    ema: optax.Params  # exponential moving average of params: what is sampled with
     opt_state: optax.OptState
 
 
@@ -47,10 +47,7 @@ def optimiser(rate: optax.Schedule) -> optax.GradientTransformation:
 
 def init(net: UNet, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """A state before its first step."""
-    size, channels = net.config.image_size, net.config.in_channels
-    y = None if net.config.num_classes is None else jnp.zeros(1, jnp.int32)
-    x, t = jnp.zeros((1, size, size, channels)), jnp.zeros(1)
-    params = jax.jit(net.init)(key, x, t, y)["params"]
+    params = jax.jit(net.init)(key, *example(net.config))["params"]
     return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))
 
 
@@ -86,7 +83,7 @@ def train_step(
         eps = jax.random.normal(noise, x_0.shape)
         x_t = losses.diffuse(chain, x_0, t, eps)
         y = y if net.config.num_classes is not None else None
-        output = net.apply(
+        output: Any = net.apply(
             {"params": params}, x_t, t.astype(jnp.float32), y, train=True, rngs={"dropout": drop}
         )
         per_picture = losses.hybrid(chain, output, x_0, x_t, t, eps)

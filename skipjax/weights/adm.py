@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
-from skipjax.models import UNet, UNetConfig
+from skipjax.models import UNetConfig, param_shapes
 
 
-def to_params(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
+def to_params(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, Any]:
     """Turns guided-diffusion's state dict into the params of `skipjax.models.UNet(config)`.
 
     Convolutions go from OIHW to HWIO, linear layers and 1-D convolutions from OI(1) to IO; group
@@ -26,7 +26,8 @@ def to_params(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
     Raises:
         ValueError: With every name that is missing, unexpected or of another shape.
     """
-    expected = {name(path): (path, leaf.shape) for path, leaf in _param_shapes(config).items()}
+    shapes: Any = traverse_util.flatten_dict(param_shapes(config))
+    expected = {name(path): (path, leaf.shape) for path, leaf in shapes.items()}
     faults = [f"missing: {key}" for key in expected if key not in state_dict]
     faults += [f"unexpected: {key}" for key in state_dict if key not in expected]
     params = {}
@@ -45,7 +46,8 @@ def to_params(state_dict: Mapping[str, np.ndarray], config: UNetConfig) -> dict:
             "check the config (widths, attention, classes) against the checkpoint's flags:\n  "
             + "\n  ".join(faults)
         )
-    return traverse_util.unflatten_dict(params)
+    tree: Any = traverse_util.unflatten_dict(params)
+    return tree
 
 
 def name(path: tuple[str, ...]) -> str:
@@ -53,15 +55,6 @@ def name(path: tuple[str, ...]) -> str:
     *modules, leaf = path
     leaf = leaf if leaf == "bias" else "weight"
     return ".".join([re.sub(r"_(?=\d)", ".", module) for module in modules] + [leaf])
-
-
-def _param_shapes(config: UNetConfig) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    side = 2 ** (len(config.channel_mult) - 1)
-    x = jax.ShapeDtypeStruct((1, side, side, config.in_channels), np.float32)
-    t = jax.ShapeDtypeStruct((1,), np.float32)
-    y = None if config.num_classes is None else jax.ShapeDtypeStruct((1,), np.int32)
-    shapes = jax.eval_shape(UNet(config).init, jax.random.key(0), x, t, y)
-    return traverse_util.flatten_dict(shapes["params"])
 
 
 def _torch_shapes(path: tuple[str, ...], shape: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipjax.models import UNet, UNetConfig
+from skipjax.models import UNetConfig, param_shapes
 from skipjax.pretrained import Pretrained, Spec
 from skipjax.weights import checkpoint
 
@@ -82,9 +82,10 @@ def spec(card: dict[str, Any]) -> Spec:
     Raises:
         ValueError: If it lacks something, or no network can be built from it.
     """
-    known = {name: card[name] for name in _SPEC if name in card}
+    known: dict[str, Any] = {name: card[name] for name in _SPEC if name in card}
     try:
-        return Spec(**known | {"unet": UNetConfig(**card["unet"])})
+        known["unet"] = UNetConfig(**card["unet"])
+        return Spec(**known)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the card does not describe a network: {error}") from None
 
@@ -114,14 +115,6 @@ def verify(folder: Path, files: dict[str, str]) -> None:
                 f"sha256 of {folder / name} is {got[:12]}..., card.json says "
                 f"{files[name][:12]}...: {advice}"
             )
-
-
-def param_shapes(config: UNetConfig) -> dict:
-    """Shapes of the network's params, float32."""
-    size, y = config.image_size, config.num_classes and jax.ShapeDtypeStruct((1,), jnp.int32)
-    x = jax.ShapeDtypeStruct((1, size, size, config.in_channels), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return jax.eval_shape(UNet(config).init, jax.random.key(0), x, t, y)["params"]
 
 
 def finite(params: dict) -> dict:

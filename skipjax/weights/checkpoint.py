@@ -13,7 +13,7 @@ def save(path: str | Path, tree: Any) -> None:
     Raises:
         ValueError: If there is something at `path` already.
     """
-    ocp.save(Path(path).absolute(), tree)
+    ocp.save(_absolute(path), tree)
 
 
 def restore(path: str | Path, like: Any) -> Any:
@@ -23,7 +23,7 @@ def restore(path: str | Path, like: Any) -> Any:
         path: Folder that `save` wrote.
         like: Pytree of arrays or `jax.ShapeDtypeStruct`s; values are cast to its dtypes.
     """
-    return ocp.load(Path(path).absolute(), _abstract(like))
+    return ocp.load(_absolute(path), _abstract(like))
 
 
 class Steps:
@@ -35,8 +35,8 @@ class Steps:
     def __init__(self, directory: str | Path, keep: int = 2):
         Path(directory).mkdir(parents=True, exist_ok=True)
         self._checkpointer = ocp.training.Checkpointer(
-            Path(directory).absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            _absolute(directory),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore
             cleanup_tmp_directories=True,
         )
 
@@ -52,12 +52,16 @@ class Steps:
             self._checkpointer.save(step, state, force=True)
 
     def restore(self, like: Any, step: int | None = None) -> Any:
-        """Reads a step (the newest one, unless told) into the structure and shardings of `like`."""
+        """Reads a step, the newest unless told, into the structure and shardings of `like`."""
         return self._checkpointer.load(step or self.latest, _abstract(like))
 
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpointer.close()
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).absolute())
 
 
 def _abstract(tree: Any) -> Any:

@@ -1,0 +1,251 @@
+"""Plans and whole loops against the steps of diffusers' DDIM and DDPM schedulers.
+
+The schedulers compute in the precision of `alphas_cumprod`, float32 as they build it. Where
+coefficients are compared they are given our float64 table, so that what differs is the formulas.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skipjax import denoisers, grids, plans, schedules
+from skipjax.sampling import gaussian, integrate
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="diffusers is not installed: pip install -e .[oracle]"
+)
+
+NUMS = [5, 10, 20, 50]
+SCHEDULES = {
+    "linear": (schedules.linear(), {"beta_schedule": "linear"}),
+    "scaled_linear": (
+        schedules.scaled_linear(),
+        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    ),
+    "cosine": (schedules.cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
+}
+# x_0 = of_x x + of_m m for what a network may output.
+READINGS = {
+    "epsilon": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
+    "sample": lambda alpha, sigma: (0.0, 1.0),
+    "v_prediction": lambda alpha, sigma: (alpha, -sigma),
+}
+DENOISERS = {
+    "epsilon": denoisers.from_eps,
+    "sample": denoisers.from_x_0,
+    "v_prediction": denoisers.from_v,
+}
+GRIDS = {"leading": grids.leading, "trailing": grids.trailing, "linspace": grids.linspace}
+each_schedule = pytest.mark.parametrize("name", SCHEDULES)
+each_prediction = pytest.mark.parametrize("prediction", READINGS)
+
+
+def make(cls, name, num, exact=True, **options):
+    """A scheduler set to `num` steps; with our float64 table where `exact`."""
+    schedule, betas = SCHEDULES[name]
+    scheduler = cls(clip_sample=options.pop("clip_sample", False), **betas, **options)
+    scheduler.set_timesteps(num)
+    if exact:
+        scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha**2)
+        if not scheduler.config.get("set_alpha_to_one", True):
+            scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    return scheduler
+
+
+def ddim(name, num, exact=True, **options):
+    return make(diffusers.DDIMScheduler, name, num, exact, **options)
+
+
+def ddpm(name, num, exact=True, **options):
+    return make(diffusers.DDPMScheduler, name, num, exact, **options)
+
+
+def step(scheduler, t, x, m, z, eta=None, clipped=False):
+    """One step of a scheduler with given noise."""
+    if isinstance(scheduler, diffusers.DDIMScheduler):
+        options = {"eta": eta, "variance_noise": z, "use_clipped_model_output": clipped}
+        return scheduler.step(m, t, x, **options).prev_sample
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: z)
+        return scheduler.step(m, t, x).prev_sample
+
+
+def theirs(scheduler, eta=None):
+    """Weights of x, the network's output and the noise in each step, [N, 3]."""
+    x, m, z = torch.eye(3, dtype=torch.float64)[:, None]
+    out = [step(scheduler, t, x, m, z, eta) for t in scheduler.timesteps]
+    assert out[0].dtype == torch.float64
+    return torch.cat(out).numpy()
+
+
+def ours(plan, prediction="epsilon"):
+    """The same of a plan, in terms of what the network outputs."""
+    assert plan.history == 1 and plan.space == "x_0"
+    of_x, of_m = READINGS[prediction](plan.alpha, plan.sigma)
+    mix = plan.mix[:, 0]
+    return np.stack([plan.keep + mix * of_x, mix * of_m, plan.noise], axis=1)
+
+
+def assert_same(one, other, err_msg=""):
+    # 1 - abar is 4e-5 at cosine's first time: float64 holds it to 3e-12 of its size.
+    np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12, err_msg=str(err_msg))
+
+
+@each_schedule
+@each_prediction
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_equals_their_coefficients(name, prediction, eta):
+    schedule, _ = SCHEDULES[name]
+    for num in NUMS:
+        for offset in (0, 1):
+            times = grids.leading(1000, num, offset)
+            scheduler = ddim(name, num, prediction_type=prediction, steps_offset=offset)
+            plan = plans.ddim(schedule, times, eta)
+            assert_same(ours(plan, prediction), theirs(scheduler, eta), (num, offset))
+
+
+@each_schedule
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_on_the_trailing_grid_equals_theirs_where_num_divides_T(name, eta):
+    for num in NUMS:
+        plan = plans.ddim(SCHEDULES[name][0], grids.trailing(1000, num), eta)
+        assert_same(ours(plan), theirs(ddim(name, num, timestep_spacing="trailing"), eta), num)
+
+
+@pytest.mark.parametrize(("spacing", "num"), [("trailing", 7), ("linspace", 10)])
+def test_exception_their_ddim_jumps_by_a_whole_stride_and_misses_the_next_time(spacing, num):
+    # DDIMScheduler goes from t to t - T // num. Where the times are rounded that is not the time
+    # at which the network is called next; our plans go there.
+    schedule, times = schedules.linear(), GRIDS[spacing](1000, num)
+    table = theirs(ddim("linear", num, timestep_spacing=spacing), 0.5)
+    assert np.abs(ours(plans.ddim(schedule, times, 0.5)) - table)[:-1].max() > 1e-4
+    for t, row in zip(times, table, strict=True):
+        s = t - 1000 // num
+        plan = plans.ddim(schedule, [t, s] if s >= 0 else [t], 0.5)
+        assert_same(ours(plan)[0], row, t)
+
+
+def test_exception_set_alpha_to_one_off_ends_at_time_0_rather_than_at_the_data():
+    # As Stable Diffusion 1 and 2 are configured; a plan's last row always ends at the data.
+    scheduler = ddim("scaled_linear", 20, set_alpha_to_one=False, steps_offset=1)
+    times = np.append(grids.leading(1000, 20, offset=1), 0)
+    plan = plans.ddim(schedules.scaled_linear(), times, 0.5)
+    assert_same(ours(plan)[:-1], theirs(scheduler, 0.5))
+
+
+@each_schedule
+@each_prediction
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ddpm_equals_their_coefficients(name, prediction, variance):
+    options = {"prediction_type": prediction, "variance_type": f"fixed_{variance}"}
+    for num in NUMS:
+        plan = plans.ddpm(SCHEDULES[name][0], grids.leading(1000, num), variance)
+        assert_same(ours(plan, prediction), theirs(ddpm(name, num, **options)), num)
+
+
+@each_schedule
+@pytest.mark.parametrize("spacing", GRIDS)
+def test_ddpm_equals_theirs_on_every_grid_up_to_the_noise_of_the_last_step(name, spacing):
+    for num in [7, *NUMS]:
+        for variance in ("small", "large"):
+            options = {"timestep_spacing": spacing, "variance_type": f"fixed_{variance}"}
+            plan = plans.ddpm(SCHEDULES[name][0], GRIDS[spacing](1000, num), variance)
+            table = theirs(ddpm(name, num, **options))
+            assert_same(ours(plan)[:-1], table[:-1], num)
+            assert_same(ours(plan)[-1, :2], table[-1, :2], num)
+
+
+def test_exception_their_ddpm_adds_noise_to_the_picture_where_the_last_time_is_not_0():
+    # Theirs is silent at t = 0, ours on the step to the data.
+    options = {"timestep_spacing": "trailing"}
+    assert 0 < theirs(ddpm("linear", 10, **options))[-1, 2] < 1.1e-10
+    large = theirs(ddpm("linear", 10, variance_type="fixed_large", **options))[-1, 2]
+    assert large == pytest.approx(schedules.linear().sigma[99])
+    assert plans.ddpm(schedules.linear(), grids.trailing(1000, 10), "large").noise[-1] == 0
+
+
+MATRIX = np.random.default_rng(0).normal(size=(3, 3)) / 2
+
+
+def their_network(x, t):
+    t = float(t) / 1000
+    return 2 * torch.tanh(x @ torch.tensor(MATRIX, dtype=x.dtype) + t)
+
+
+def our_network(x, t):
+    t = t[:, None, None, None] / 1000
+    return 2 * jnp.tanh(x @ jnp.asarray(MATRIX, x.dtype) + t)
+
+
+BARE = {name: of(our_network) for name, of in DENOISERS.items()}
+CLIPPED = {name: denoisers.clip(bare) for name, bare in BARE.items()}
+LOOPS = {
+    "ddim_0": (lambda *at: plans.ddim(*at), ddim, {}, 0.0),
+    "ddim_0.5": (lambda *at: plans.ddim(*at, 0.5), ddim, {}, 0.5),
+    "ddpm_small": (lambda *at: plans.ddpm(*at), ddpm, {}, None),
+    "ddpm_large": (
+        lambda *at: plans.ddpm(*at, "large"),
+        ddpm,
+        {"variance_type": "fixed_large"},
+        None,
+    ),
+}
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+
+
+@partial(jax.jit, static_argnames="denoise")
+def run(plan, denoise, x, keys):
+    return integrate(plan, denoise, x, keys)
+
+
+@partial(jax.jit, static_argnames=("num", "dtype"))
+def draw(keys, num, dtype):
+    """The noises that integrate draws: [num, B, H, W, C]."""
+    of_step = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, jnp.arange(num))
+    return jax.vmap(lambda keys: gaussian(keys, (4, 5, 3), dtype))(of_step)
+
+
+def both(loop, name, prediction, dtype, exact=True, clip=False):
+    """The picture of a whole loop, ours and theirs, over 20 steps with the same noises."""
+    plan, make, options, eta = LOOPS[loop]
+    scheduler = make(name, 20, exact, prediction_type=prediction, clip_sample=clip, **options)
+    keys = jax.random.split(jax.random.key(1), 4)
+    *noises, x = (torch.tensor(np.asarray(z)) for z in draw(keys, 21, dtype))
+
+    plan = plan(SCHEDULES[name][0], grids.leading(1000, 20))
+    denoise = (CLIPPED if clip else BARE)[prediction]
+    out = run(plan, denoise, jnp.asarray(x.numpy()), keys)
+    for t, z in zip(scheduler.timesteps, noises, strict=True):
+        x = step(scheduler, t, x, their_network(x, t), z, eta, clip)
+    assert out.dtype == dtype and str(x.dtype) == f"torch.{jnp.dtype(dtype).name}"
+    return np.asarray(out), x.numpy()
+
+
+@each_loop
+@each_schedule
+@each_prediction
+def test_loop_equals_theirs_in_float64(loop, name, prediction, float64):
+    out, expected = both(loop, name, prediction, jnp.float64)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+@each_loop
+@each_schedule
+@each_prediction
+def test_loop_that_clips_equals_clip_sample_in_float64(loop, name, prediction, float64):
+    # DDIM's part in it is `use_clipped_model_output`: eps follows the clipped x_0.
+    out, expected = both(loop, name, prediction, jnp.float64, clip=True)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-10)
+    assert (np.abs(expected) == 1).any()
+
+
+@each_loop
+@each_schedule
+@each_prediction
+def test_loop_equals_that_of_an_untouched_scheduler_in_float32(loop, name, prediction):
+    out, expected = both(loop, name, prediction, jnp.float32, exact=False)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-4 * np.abs(expected).max())

@@ -1,0 +1,183 @@
+"""Checkpoints on disk: what is saved is loaded, and damage is found before it is sampled from."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import skipjax
+from skipjax.weights import cards
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    """A checkpoint to damage."""
+    return shutil.copytree(pristine, tmp_path / "tiny")
+
+
+def edit(folder, **changes):
+    card = json.loads((folder / "card.json").read_text())
+    card |= changes
+    left = {name: value for name, value in card.items() if value is not None}
+    (folder / "card.json").write_text(json.dumps(left))
+
+
+def refused(folder, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        skipjax.load(folder)
+    return str(caught.value)
+
+
+def test_what_is_saved_is_loaded(pristine):
+    loaded, saved = skipjax.load(pristine), tiny.pretrained()
+    assert loaded.spec == saved.spec
+    assert loaded.shape == (8, 8, 3) and loaded.schedule.T == 1000
+    assert jax.tree.structure(loaded) == jax.tree.structure(saved)
+    # The weights of the tiny network are half precision numbers.
+    jax.tree.map(np.testing.assert_array_equal, loaded, saved)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(np.float16, 2**-11), (np.float32, 0)])
+def test_weights_keep_the_precision_they_are_stored_with(tmp_path, dtype, within):
+    params = tiny.pretrained()
+    uneven = jax.tree.map(lambda leaf: leaf * np.float32(1.0001), params.params)
+    cards.save(tmp_path, uneven, tiny.card(params), dtype)
+
+    def close(stored, exact):
+        assert (np.abs(stored - exact) <= np.abs(exact) * within + (within and 2.0**-25)).all()
+
+    loaded = cards.load(tmp_path).params
+    jax.tree.map(close, loaded, uneven)
+
+
+def test_a_card_keeps_what_its_makers_know(tmp_path):
+    params = tiny.pretrained()
+    cards.save(tmp_path, params.params, tiny.card(params) | {"licence": "CC0 ☺"}, np.float16)
+    assert cards.read(tmp_path)["licence"] == "CC0 ☺"
+
+
+def test_half_precision_halves_the_files(tmp_path, pristine):
+    def size(folder):
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    assert size(pristine) < 0.65 * size(tiny.save(tmp_path / "whole", dtype=np.float32))
+
+
+def test_one_flipped_bit_is_found_and_its_file_named(folder):
+    path = tiny.flip_a_bit(folder)
+    message = refused(folder, "sha256 of .* card.json says .* damaged: fetch or install it again")
+    assert str(path) in message and "\n" not in message
+
+
+def test_a_missing_file_is_named(folder):
+    lost = next(path for path in (folder / "params").rglob("*") if path.is_file())
+    lost.unlink()
+    assert str(lost) in refused(folder, "is missing: the checkpoint is damaged")
+
+
+def test_a_file_that_the_card_does_not_list_is_named(folder):
+    (folder / "params" / "x").write_text("")
+    assert str(folder / "params" / "x") in refused(folder, "is not listed in card.json")
+
+
+def test_a_card_without_checksums_vouches_for_nothing(folder):
+    edit(folder, files=None)
+    refused(folder, "is not listed in card.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1,"])
+def test_a_card_must_be_json(folder, text):
+    (folder / "card.json").write_text(text)
+    refused(folder, r"card\.json is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"unet": None}, "the card does not describe a network: 'unet'"),
+        ({"unet": {}}, "the card does not describe a network: .*missing.*'image_size'"),
+        ({"unet": 3}, "the card does not describe a network"),
+        ({"name": None}, "the card does not describe a network: .*'name'"),
+        ({"schedule": "square"}, "schedule is 'square': it must be one of linear"),
+        ({"class_names": ["cat"]}, "1 class names for num_classes = 3"),
+    ],
+)
+def test_a_card_must_describe_a_network(folder, changes, match):
+    edit(folder, **changes)
+    refused(folder, match)
+
+
+def test_a_card_of_another_network_does_not_fit_the_weights(folder):
+    unet = json.loads((folder / "card.json").read_text())["unet"]
+    edit(folder, unet=unet | {"model_channels": 64})
+    refused(folder, "")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, bad):
+    params = tiny.pretrained()
+    params.params["out_2"]["bias"][2] = bad
+    cards.save(tmp_path, params.params, tiny.card(params), np.float16)
+    refused(tmp_path, r"weights are NaN or infinite in out_2\.bias$")
+
+
+def test_weights_too_large_for_half_precision_are_refused(tmp_path):
+    params = tiny.pretrained()
+    params.params["out_2"]["bias"][2] = 1e6
+    with np.errstate(over="ignore"):
+        cards.save(tmp_path, params.params, tiny.card(params), np.float16)
+    refused(tmp_path, r"weights are NaN or infinite in out_2\.bias$")
+
+
+def test_many_bad_weights_are_counted(tmp_path):
+    params = tiny.pretrained()
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, params.params)
+    cards.save(tmp_path, broken, tiny.card(params), np.float16)
+    num = len(jax.tree.leaves(broken))
+    assert "\n" not in refused(tmp_path, rf"(\S+, ){{2}}\S+ and {num - 3} more$")
+
+
+def test_an_unknown_checkpoint_says_which_there_are(tmp_path):
+    message = refused("emoji64", "'emoji64' is not a bundled name or a folder")
+    assert "bundled are: " + ", ".join(cards.bundled()) in message
+    refused(tmp_path, "has no card.json; bundled are: ")
+
+
+def test_a_folder_goes_by_its_path_as_text_too(pristine):
+    assert skipjax.load(str(pristine)).spec.name == "tiny"
+
+
+def test_a_folder_goes_by_a_relative_path(pristine, monkeypatch):
+    monkeypatch.chdir(pristine.parent)
+    assert skipjax.load("tiny").spec.name == "tiny"
+
+
+def test_emoji32_is_bundled_and_as_its_card_says():
+    assert "emoji32" in cards.bundled()
+    folder = cards.find("emoji32")
+    card = cards.read(folder)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in card["files"].values())
+    cards.verify(folder, card["files"])
+    spec = cards.spec(card)
+    assert (spec.name, spec.schedule, spec.T, spec.prediction) == ("emoji32", "linear", 1000, "eps")
+    assert (spec.unet.image_size, spec.unet.in_channels, spec.unet.out_channels) == (32, 3, 6)
+    assert len(set(spec.class_names)) == spec.unet.num_classes == 9
+    assert spec.class_names[0] == "Smileys & Emotion" and spec.class_names[-1] == "Flags"
+    assert {"data", "licence", "training", "measured"} <= set(card)
+
+
+def test_emoji32_is_small():
+    params = skipjax.load("emoji32")
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) <= 8_000_000
+    files = (path for path in cards.find("emoji32").rglob("*") if path.is_file())
+    assert sum(path.stat().st_size for path in files) <= 16_000_000

@@ -1,0 +1,275 @@
+"""The command `skipjax`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import skipjax
+from skipjax import cli, images
+from skipjax.weights import cards
+
+SKIP = ("--skip", "250")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(tiny.save(tmp_path_factory.mktemp("checkpoints") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def unconditional(tmp_path_factory):
+    return str(tiny.save(tmp_path_factory.mktemp("checkpoints") / "tiny", num_classes=None))
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    """An empty folder to work in; `main` leaves JAX's settings and the user's cache alone."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def sample(capsys):
+    """Runs `skipjax sample` and gives what it printed on stdout and stderr."""
+
+    def run(*arguments):
+        cli.main(["sample", *map(str, arguments)])
+        return capsys.readouterr()
+
+    return run
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def refused(arguments, capsys):
+    """What bad input is answered with: one line on stderr, exit code 2, and no file."""
+    before = contents(cli.Path.cwd())
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(map(str, arguments)))
+    assert end.value.code == 2
+    assert contents(cli.Path.cwd()) == before
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("skipjax: ") and said.err.endswith("\n")
+    assert said.err.count("\n") == 1 and "\r" not in said.err
+    return said.err
+
+
+def test_sample_writes_a_grid(work, sample, checkpoint):
+    said = sample("--checkpoint", checkpoint, *SKIP, "--num", 4, "--out", "grid.png")
+    params, num = skipjax.load(checkpoint), 4
+    expected = skipjax.grid(skipjax.sample(params, jax.random.key(0), skip=250, num=num))
+    with Image.open("grid.png") as picture:
+        difference = np.asarray(picture, int) - np.asarray(expected, int)
+    assert np.abs(difference).max() <= 1
+    assert os.listdir(work) == ["grid.png"]
+    assert re.fullmatch(
+        r"4 pictures, 4 NFE each, in \d+\.\d s: \d+\.\d\d pictures/s, "
+        r"after \d+\.\d s to compile\. Saved: grid\.png\n",
+        said.out,
+    )
+    assert said.err.lstrip("\r").startswith("compiling:   0%") and "4/4" in said.err
+
+
+def test_sample_writes_arrays_as_adms_evaluator_reads_them(work, sample, checkpoint):
+    sample("--checkpoint", checkpoint, *SKIP, "--num", 5, "--seed", 3, "--out", "samples.npz")
+    assert os.listdir(work) == ["samples.npz"]
+    with np.load("samples.npz") as arrays:
+        assert arrays.files == ["arr_0", "arr_1"]
+        pictures, labels = arrays["arr_0"], arrays["arr_1"]
+    assert pictures.shape == (5, 8, 8, 3) and pictures.dtype == np.uint8
+    assert labels.shape == (5,) and labels.dtype.kind == "i"
+    params = skipjax.load(checkpoint)
+    same = skipjax.sample(params, jax.random.key(3), skip=250, num=5, label=labels)
+    difference = pictures.astype(int) - skipjax.to_uint8(same)
+    assert np.abs(difference).max() <= 1
+
+
+def test_labels_go_in_turn_by_number_and_name(sample, checkpoint):
+    options = ("--checkpoint", checkpoint, *SKIP, "--num", 5, "--out", "samples.npz")
+    sample(*options, "--labels", "dog", 0)
+    with np.load("samples.npz") as arrays:
+        np.testing.assert_array_equal(arrays["arr_1"], [2, 0, 2, 0, 2])
+
+
+def test_an_unconditional_network_gives_no_labels(sample, unconditional):
+    sample("--checkpoint", unconditional, *SKIP, "--num", 2, "--out", "samples.npz")
+    with np.load("samples.npz") as arrays:
+        assert arrays.files == ["arr_0"]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_pictures_do_not_depend_on_the_batch(sample, checkpoint, batch):
+    options = ("--checkpoint", checkpoint, *SKIP, "--num", 6, "--out", "samples.npz")
+    drawn = []
+    for size in 6, batch:
+        said = sample(*options, "--batch", size)
+        assert "6 pictures, 4 NFE each" in said.out
+        with np.load("samples.npz") as arrays:
+            drawn.append((arrays["arr_0"].astype(int), arrays["arr_1"]))
+    (whole, labels), (parts, theirs) = drawn
+    assert whole.shape == parts.shape and np.abs(whole - parts).max() <= 1
+    np.testing.assert_array_equal(labels, theirs)
+    calls = 4 * -(-6 // batch)
+    assert f"{calls}/{calls}" in said.err
+
+
+def test_cutoff_and_seed_make_other_pictures(sample, checkpoint):
+    options = ("--checkpoint", checkpoint, *SKIP, "--num", 1, "--out", "samples.npz")
+    seen = []
+    for more in (), ("--cutoff", 1000), ("--seed", 1):
+        sample(*options, *more)
+        with np.load("samples.npz") as arrays:
+            seen.append(arrays["arr_0"].astype(int))
+    assert all(np.abs(other - seen[0]).max() > 1 for other in seen[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--skip", 0], "skip is 0: it must be a whole number in 1 .. 1000"),
+        (["--skip", -1], "skip is -1: it must be a whole number in 1 .. 1000"),
+        (["--skip", 2.5], "skip is '2.5': it must be a whole number in 1 .. 1000"),
+        (["--skip", 1001], "skip is 1001: it must be a whole number in 1 .. 1000"),
+        (["--cutoff", -1], "cutoff is -1: it must be a whole number in 0 .. 1000"),
+        (["--cutoff", 1001], "cutoff is 1001: it must be a whole number in 0 .. 1000"),
+        (["--num", 0], "num is 0: it must be a whole number of at least 1"),
+        (["--num", "many"], "num is 'many': it must be a whole number of at least 1"),
+        (["--batch", 0], "batch is 0: it must be a whole number of at least 1"),
+        (["--seed", -1], "seed is -1: it must be a whole number in 0 .. 4294967295"),
+        (["--labels", "horse"], "label 'horse' is not a class: it must be 0 .. 2, or one of: cat"),
+        (["--labels", "dog", "c"], "label 'c' fits several classes: it must be 0 .. 2"),
+        (["--labels", 3], "label 3 is out of range: it must be 0 .. 2"),
+        (["--out", "nowhere/grid.png"], "nowhere/grid.png: the folder nowhere is not there"),
+        (["--out", "grid.jpg"], "out is 'grid.jpg': its name must end in .png or .npz"),
+        (["--out", "grid"], "out is 'grid': its name must end in .png or .npz"),
+    ],
+    ids=lambda value: "_".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_bad_input_ends_with_one_line_and_writes_nothing(
+    work, capsys, checkpoint, options, message
+):
+    (work / "samples.png").write_bytes(b"old")
+    said = refused(["sample", "--checkpoint", checkpoint, *options], capsys)
+    assert message in said
+
+
+@pytest.mark.parametrize("command", [["sample", "--checkpoint", "emoji64"], ["info", "emoji64"]])
+def test_an_unknown_checkpoint_is_answered_with_the_known_ones(capsys, command):
+    said = refused(command, capsys)
+    assert "'emoji64' is not a bundled name or a folder; bundled are: " in said
+    assert "emoji32" in said
+
+
+def test_an_unconditional_network_takes_no_label(capsys, unconditional):
+    arguments = ["sample", "--checkpoint", unconditional, "--labels", "0"]
+    assert "is unconditional: it takes no label" in refused(arguments, capsys)
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(capsys, checkpoint, monkeypatch):
+    def mkstemp(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(images.tempfile, "mkstemp", mkstemp)
+    said = refused(["sample", "--checkpoint", checkpoint], capsys)
+    assert "samples.png: cannot write to . (Permission denied)" in said
+
+
+def test_a_folder_is_no_output(work, capsys, checkpoint):
+    (work / "grid.png").mkdir()
+    arguments = ["sample", "--checkpoint", checkpoint, "--out", "grid.png"]
+    assert "grid.png is a folder: name a file in it" in refused(arguments, capsys)
+
+
+def test_a_flipped_bit_is_found(tmp_path, capsys, checkpoint):
+    damaged = shutil.copytree(checkpoint, tmp_path / "damaged")
+    path = tiny.flip_a_bit(damaged)
+    said = refused(["sample", "--checkpoint", damaged], capsys)
+    assert f"sha256 of {path} is " in said
+
+
+def save_with(folder, bias, dtype):
+    params = tiny.pretrained()
+    params.params["out_2"]["bias"][:] = bias
+    cards.save(folder, params.params, tiny.card(params), dtype)
+
+
+def test_nan_weights_are_refused_before_sampling(tmp_path, capsys):
+    save_with(tmp_path / "tiny", np.nan, np.float16)
+    said = refused(["sample", "--checkpoint", tmp_path / "tiny"], capsys)
+    assert "weights are NaN or infinite in out_2.bias" in said
+
+
+def test_pictures_that_are_not_finite_are_not_saved(work, tmp_path, capsys):
+    params = tiny.pretrained()
+    broken = jax.tree.map(lambda leaf: leaf * np.float32(1e30), params.params)
+    cards.save(tmp_path / "tiny", broken, tiny.card(params), np.float32)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["sample", "--checkpoint", str(tmp_path / "tiny"), *SKIP, "--num", "3"])
+    assert end.value.code == 2 and not contents(work)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("skipjax: pictures 0, 1, 2 are NaN or infinite: check the weights")
+
+
+def test_an_interrupted_run_saves_nothing(work, capsys, checkpoint, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_draw", interrupt)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["sample", "--checkpoint", checkpoint])
+    assert end.value.code == 130 and not contents(work)
+    assert capsys.readouterr().err == "skipjax: interrupted, nothing was saved\n"
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"skipjax {skipjax.__version__}\n"
+
+
+def test_info_prints_the_card_and_counts_parameters(capsys, checkpoint):
+    cli.main(["info", checkpoint])
+    said = capsys.readouterr().out
+    assert '"class_names": [\n    "cat",' in said
+    num = sum(leaf.size for leaf in jax.tree.leaves(tiny.pretrained()))
+    assert re.search(rf"^parameters +{num:,}$", said, re.MULTILINE)
+    assert re.search(r"^out_2 +1,734$", said, re.MULTILINE)
+
+
+def run(arguments, cache):
+    """The command in a process of its own, on one device, with its cache in a given folder."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "JAX_NUM_CPU_DEVICES": "1"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR")
+    command = [sys.executable, "-c", "from skipjax.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache lies elsewhere")
+def test_the_bundled_checkpoint_samples_and_compiled_programs_are_kept(work, tmp_path):
+    options = ["--checkpoint", "emoji32", "--skip", "333", "--num", "2", "--labels", "flags"]
+    done = run(["sample", *options], tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("2 pictures, 4 NFE each, in ")
+    with Image.open("samples.png") as picture:
+        assert picture.size == (2 * 64 + 3 * images.GAP, 64 + 2 * images.GAP)
+    assert any((tmp_path / "cache" / "skipjax" / "compiled").iterdir())
+
+
+def test_a_process_ends_bad_input_with_one_line(work, tmp_path):
+    done = run(["sample", "--skip", "0"], tmp_path / "cache")
+    assert done.returncode == 2 and not done.stdout and not contents(work)
+    assert done.stderr == "skipjax: skip is 0: it must be a whole number in 1 .. 1000\n"

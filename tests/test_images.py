@@ -1,0 +1,180 @@
+"""Pictures on their way to people and files."""
+
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import skipjax
+from skipjax import images
+from skipjax.images import pending
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A folder that nobody can write to, not even root."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    if not os.access(folder, os.W_OK):
+        yield folder
+    elif Path("/proc/self").is_dir():
+        yield Path("/proc")
+    else:
+        pytest.skip("this user may write everywhere")
+    folder.chmod(0o700)
+
+
+def test_numbers_become_bytes_as_in_adm():
+    x = np.linspace(-1.5, 1.5, 20_001, dtype=np.float32)
+    expected = ((x + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(skipjax.to_uint8(x), expected)
+
+
+def test_fractions_of_a_level_are_cut_off():
+    x = np.array([-3.0, -1.0, -1 + 0.99 / 127.5, 0.0, 1 - 0.01 / 127.5, 1.0, 3.0], np.float32)
+    np.testing.assert_array_equal(skipjax.to_uint8(x), [0, 0, 0, 127, 254, 255, 255])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, np.float64])
+def test_every_float_type_is_taken(dtype):
+    x = np.array([[-1.0, 0.5, 1.0]]).astype(dtype)
+    got = skipjax.to_uint8(x)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, [[0, 191, 255]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("convert", [skipjax.to_uint8, skipjax.grid])
+def test_no_picture_is_made_of_what_is_not_finite(convert, bad):
+    x = np.zeros((1, 4, 4, 3), np.float32)
+    x[0, 2, 1, 0] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        convert(x)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_to_uint8_refuses_what_is_not_float(dtype):
+    with pytest.raises(ValueError, match=f"{np.dtype(dtype)}.*floats in"):
+        skipjax.to_uint8(np.zeros((1, 2, 2, 3), dtype))
+
+
+def coloured(num, channels=3, side=4):
+    """Pictures of one colour each, 10, 20, 30, ..."""
+    levels = 10 * np.arange(1, num + 1, dtype=np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (num, side, side, channels))
+
+
+@pytest.mark.parametrize(
+    ("num", "columns", "shape"),
+    [(1, None, (1, 1)), (4, None, (2, 2)), (5, None, (2, 3)), (7, 2, (4, 2)), (3, 5, (1, 5))],
+)
+def test_a_grid_shows_every_picture_in_reading_order_on_white(num, columns, shape):
+    sheet = np.asarray(skipjax.grid(coloured(num), columns, scale=1))
+    rows, cols = shape
+    gap = images.GAP
+    assert sheet.shape == (rows * (4 + gap) + gap, cols * (4 + gap) + gap, 3)
+    seen = np.zeros(sheet.shape[:2], bool)
+    for i in range(num):
+        top, left = gap + i // cols * (4 + gap), gap + i % cols * (4 + gap)
+        part = slice(top, top + 4), slice(left, left + 4)
+        assert (sheet[part] == 10 * (i + 1)).all()
+        seen[part] = True
+    assert (sheet[~seen] == 255).all()
+
+
+def test_scale_repeats_pixels():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (1, 4, 4, 3), np.uint8)
+    sheet = np.asarray(skipjax.grid(picture, scale=3))
+    gap = images.GAP
+    inner = sheet[gap:-gap, gap:-gap]
+    assert inner.shape == (12, 12, 3)
+    np.testing.assert_array_equal(inner, picture[0].repeat(3, axis=0).repeat(3, axis=1))
+
+
+@pytest.mark.parametrize(("side", "shown"), [(8, 64), (32, 64), (48, 48), (128, 128)])
+def test_small_pictures_are_enlarged_unless_told(side, shown):
+    assert skipjax.grid(coloured(1, side=side)).size == (shown + 2 * images.GAP,) * 2
+
+
+def test_gray_pictures_make_a_gray_grid():
+    sheet = skipjax.grid(coloured(2, channels=1), scale=1)
+    assert sheet.mode == "L"
+    assert set(np.unique(np.asarray(sheet))) == {10, 20, 255}
+    assert skipjax.grid(coloured(2)).mode == "RGB"
+
+
+def test_a_grid_of_floats_is_that_of_their_bytes():
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 3)).astype(np.float32)
+    theirs = np.asarray(skipjax.grid(skipjax.to_uint8(x)))
+    np.testing.assert_array_equal(np.asarray(skipjax.grid(jnp.asarray(x))), theirs)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (0, 4, 4, 3), (1, 4, 4, 2), (1, 4, 4, 6)])
+def test_grid_says_which_shapes_it_takes(shape):
+    with pytest.raises(ValueError, match=r"images are \(.*\[N, H, W, C\], C 1 or 3"):
+        skipjax.grid(np.zeros(shape, np.float32))
+
+
+def listing(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_file_takes_its_name_when_the_block_ends(tmp_path):
+    path = tmp_path / "grid.png"
+    with pending(path) as temporary:
+        skipjax.grid(coloured(1)).save(temporary)
+        assert not path.exists()
+        assert temporary.parent == tmp_path and temporary.suffix == ".png"
+    assert list(listing(tmp_path)) == ["grid.png"]
+    with Image.open(path) as picture:
+        assert picture.size == (68, 68)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_what_was_there(tmp_path, error):
+    (tmp_path / "grid.png").write_bytes(b"old")
+    with pytest.raises(error), pending(tmp_path / "grid.png") as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert listing(tmp_path) == {"grid.png": b"old"}
+
+
+def test_an_older_file_is_replaced_in_one_go(tmp_path):
+    path = tmp_path / "grid.png"
+    path.write_bytes(b"old")
+    with pending(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert listing(tmp_path) == {"grid.png": b"new"}
+
+
+def test_a_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    with pending(tmp_path / "grid.png") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "grid.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def refuses(path, match):
+    with pytest.raises(ValueError, match=match) as caught, pending(path):
+        pytest.fail("the block was entered")
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refuses(tmp_path / "nowhere" / "grid.png", "folder .*nowhere is not there")
+    assert not listing(tmp_path)
+
+
+def test_a_folder_is_not_a_file_to_write(tmp_path):
+    (tmp_path / "grid.png").mkdir()
+    refuses(tmp_path / "grid.png", "is a folder")
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_block(locked):
+    refuses(locked / "grid.png", f"cannot write to {locked}")
