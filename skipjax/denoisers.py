@@ -13,7 +13,11 @@ import jax.numpy as jnp
 
 
 class Point(NamedTuple):
-    """Where a sampler stands: the time told to the network, and the level; scalars."""
+    """Where a sampler stands: the time told to the network, and the level of x.
+
+    Scalars while sampling; t may also be one per picture, [B], with alpha and sigma that
+    broadcast against x, [B, 1, ...].
+    """
 
     t: jax.Array
     alpha: jax.Array

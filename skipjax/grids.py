@@ -48,7 +48,7 @@ def respaced(T: int, steps: str | Sequence[int] = "") -> np.ndarray:
             return _strided(T, _number(steps.removeprefix("ddim"), steps))[::-1]
         counts = [_number(part, steps) for part in steps.split(",")] if steps else [T]
     else:
-        counts = [int(count) for count in steps]
+        counts = [whole("steps", count, 0) for count in steps]
 
     times, start = [], 0
     for i, count in enumerate(counts):

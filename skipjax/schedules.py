@@ -45,7 +45,10 @@ def from_betas(betas: np.ndarray) -> Schedule:
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas < 1)):
-        raise ValueError("betas must be a non-empty vector of numbers in (0, 1)")
+        got = f"{betas.min():.3g} .. {betas.max():.3g}" if betas.size else "none"
+        raise ValueError(
+            f"betas must be a vector of numbers in (0, 1), got {got}; is T too small?"
+        )
     abar = np.cumprod(1 - betas)
     return Schedule(np.sqrt(abar), np.sqrt(1 - abar))
 

@@ -58,19 +58,14 @@ def test_weights_keep_the_precision_they_are_stored_with(tmp_path, dtype, within
 
     loaded = cards.load(tmp_path).params
     jax.tree.map(close, loaded, uneven)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), uneven)
+    jax.tree.map(np.testing.assert_array_equal, loaded, rounded)
 
 
 def test_a_card_keeps_what_its_makers_know(tmp_path):
     params = tiny.pretrained()
     cards.save(tmp_path, params.params, tiny.card(params) | {"licence": "CC0 ☺"}, np.float16)
     assert cards.read(tmp_path)["licence"] == "CC0 ☺"
-
-
-def test_half_precision_halves_the_files(tmp_path, pristine):
-    def size(folder):
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-    assert size(pristine) < 0.65 * size(tiny.save(tmp_path / "whole", dtype=np.float32))
 
 
 def test_one_flipped_bit_is_found_and_its_file_named(folder):
@@ -117,10 +112,31 @@ def test_a_card_must_describe_a_network(folder, changes, match):
     refused(folder, match)
 
 
-def test_a_card_of_another_network_does_not_fit_the_weights(folder):
+@pytest.mark.parametrize("text", ["5", "null", "[]", '"tiny"'])
+def test_a_card_must_be_an_object(folder, text):
+    (folder / "card.json").write_text(text)
+    refused(folder, r"card\.json is not a JSON object, but a ")
+
+
+def test_a_card_must_be_text(folder):
+    (folder / "card.json").write_bytes(b'{"name": "\xff"}')
+    refused(folder, r"card\.json is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"out_channels": 3}, r"out_2\.bias is \(6,\), wanted \(3,\); out_2\.kernel is [^;]*$"),
+        ({"model_channels": 64}, r"; and \d+ more$"),
+        ({"num_classes": 4}, r"network: label_emb\.embedding is \(3, 128\), wanted \(4, 128\)$"),
+        ({"num_classes": None}, r"label_emb\.embedding is \(3, 128\), wanted none$"),
+        ({"num_res_blocks": 2}, r"input_blocks_2_0\.\S+ is missing, wanted \(64,\); .* more$"),
+    ],
+)
+def test_a_card_of_another_network_does_not_fit_the_weights(folder, changes, match):
     unet = json.loads((folder / "card.json").read_text())["unet"]
-    edit(folder, unet=unet | {"model_channels": 64})
-    refused(folder, "")
+    edit(folder, unet=unet | changes, class_names=None)
+    assert "\n" not in refused(folder, match)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -169,7 +185,8 @@ def test_emoji32_is_bundled_and_as_its_card_says():
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in card["files"].values())
     cards.verify(folder, card["files"])
     spec = cards.spec(card)
-    assert (spec.name, spec.schedule, spec.T, spec.prediction) == ("emoji32", "linear", 1000, "eps")
+    assert (spec.name, spec.schedule, spec.T) == ("emoji32", "linear", 1000)
+    assert spec.prediction == "eps"
     assert (spec.unet.image_size, spec.unet.in_channels, spec.unet.out_channels) == (32, 3, 6)
     assert len(set(spec.class_names)) == spec.unet.num_classes == 9
     assert spec.class_names[0] == "Smileys & Emotion" and spec.class_names[-1] == "Flags"

@@ -86,7 +86,9 @@ def test_grids_decrease_strictly_within_the_times(grid, num):
 
 @pytest.mark.parametrize("skip", [0, -1, 1001])
 def test_skip_outside_its_range_is_refused(skip):
-    with pytest.raises(ValueError, match=rf"skip is {skip}: it must be a whole number in 1 \.\. 1000"):
+    with pytest.raises(
+        ValueError, match=rf"skip is {skip}: it must be a whole number in 1 \.\. 1000"
+    ):
         grids.skipped(1000, skip)
 
 

@@ -157,6 +157,12 @@ def test_noise_of_a_step_is_drawn_with_the_pictures_key_and_the_step(i):
         assert (ours == theirs).all()
 
 
+def test_a_picture_starts_from_its_key_and_a_number_that_no_step_has():
+    key = jax.random.key(11)
+    theirs = jax.random.normal(jax.random.fold_in(key, 2**32 - 1), (4, 4, 3))
+    assert (starting_noise(key[None], (4, 4, 3))[0] == theirs).all()
+
+
 def test_noise_differs_between_steps_pictures_and_the_start():
     keys = keys_of(range(2))
     drawn = [*noise_of_row(0, keys), *noise_of_row(1, keys), *starting_noise(keys, (4, 4, 3))]

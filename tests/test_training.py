@@ -1,6 +1,7 @@
 """Training: what a step does, and runs that stop and go on."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import chex
@@ -77,18 +78,18 @@ def test_a_killed_run_goes_on_to_the_very_state_of_one_that_was_not(
 
 
 def test_a_finished_run_is_left_as_it_is_and_a_longer_one_goes_on_from_it(tmp_path, data):
-    short = Run(**vars(RUN) | {"steps": 2, "decay": 0.0})
+    short = replace(RUN, steps=2, decay=0.0)
     done = fit(short, *data, tmp_path)
     again = fit(short, *data, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again, done)
-    longer = fit(Run(**vars(short) | {"steps": 3}), *data, tmp_path)
+    longer = fit(replace(short, steps=3), *data, tmp_path)
     assert longer.step == 3 and latest(tmp_path) == 3
     assert [row["step"] for row in log(tmp_path)] == [2, 3]
     assert json.loads((tmp_path / "run.json").read_text())["steps"] == 3
 
 
 def test_a_run_learns(tmp_path, data):
-    run = Run(**vars(RUN) | {"steps": 150, "rate": 3e-3, "save_every": 1000, "shift": 0})
+    run = replace(RUN, steps=150, rate=3e-3, save_every=1000, shift=0)
     state = fit(run, *data, tmp_path)
     first, *_, last = log(tmp_path)
     assert (first["step"], last["step"]) == (50, 150)
@@ -98,9 +99,9 @@ def test_a_run_learns(tmp_path, data):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path, data):
-    short = Run(**vars(RUN) | {"steps": 2})
+    short = replace(RUN, steps=2)
     done = fit(short, *data, tmp_path)
-    wild = Run(**vars(RUN) | {"steps": 20, "rate": 1e30, "save_every": 4})
+    wild = replace(RUN, steps=20, rate=1e30, save_every=4)
     with pytest.raises(FloatingPointError, match="the last checkpoint is of step 2.*lower"):
         fit(wild, *data, tmp_path)
     assert latest(tmp_path) == 2
@@ -108,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path,
 
 
 def test_a_batch_must_divide_over_the_devices(tmp_path, data):
-    run = Run(**vars(RUN) | {"batch": 12})
+    run = replace(RUN, batch=12)
     with pytest.raises(ValueError, match="batch is 12: it must be a multiple of the 8 devices"):
         fit(run, *data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -125,7 +126,14 @@ def test_the_moving_average_is_the_sum_it_stands_for(data):
     net, mesh = UNet(RUN.unet), jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
     tx = train.optimiser(lambda _: 1e-3)
     step = train.train_step(
-        net, tx, schedules.linear(), batch=4, ema_decay=0.35, shift=1, mesh=mesh
+        net,
+        tx,
+        schedules.linear(),
+        prediction="eps",
+        batch=4,
+        ema_decay=0.35,
+        shift=1,
+        mesh=mesh,
     )
     state = train.init(net, tx, jax.random.key(0))
     visited = [jax.device_get(state.params)]

@@ -18,15 +18,18 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 
 import skipjax
 from skipjax import Pretrained, Spec, evaluation
+from skipjax.denoisers import Point
 from skipjax.models import UNet, UNetConfig
 from skipjax.training import emoji, step
 from skipjax.training.run import Run, fit
+from skipjax.training.step import TrainState
 from skipjax.weights import cards
 from skipjax.weights.checkpoint import Steps
 
@@ -45,7 +48,7 @@ UNET = UNetConfig(
     num_head_channels=32,
     use_scale_shift_norm=True,
 )
-RUN = Run(UNET, steps=8_500, batch=32, rate=8e-4)
+RUN = Run(UNET, prediction="v", steps=8_500, batch=32, rate=8e-4)
 SAMPLES, SKIP, BATCH = 2_000, 20, 100  # of the measurements; the sheet is drawn with SKIP too
 DATA = (
     "Noto Color Emoji (Debian package fonts-noto-color-emoji) at the fully qualified sequences of "
@@ -54,23 +57,29 @@ DATA = (
 )
 
 
-def train(out: Path, run: Run = RUN) -> None:
-    """Trains on 90 % of the pictures, or goes on training."""
+def train(out: Path, run: Run = RUN, start: Path | None = None) -> None:
+    """Trains on 90 % of the pictures, or goes on training; `start` is a run to begin from."""
     pictures, _ = emoji.held_out(emoji.render(run.unet.image_size))
-    fit(run, pictures.images, pictures.labels, out)
+    fit(run, pictures.images, pictures.labels, out, start and last(start).ema)
+
+
+def last(run: Path) -> TrainState:
+    """The newest state of a run."""
+    settings = json.loads((run / "run.json").read_text())
+    net, adam = UNet(UNetConfig(**settings["unet"])), step.optimiser(optax.constant_schedule(0.0))
+    like = jax.eval_shape(lambda: step.init(net, adam, jax.random.key(0)))
+    return Steps(run / "steps").restore(like)
 
 
 def publish(run: Path, out: Path) -> None:
     """Measures the moving average of a run's params; writes it with its card and a sheet."""
     settings = json.loads((run / "run.json").read_text())
-    net, steps = UNet(UNetConfig(**settings["unet"])), Steps(run / "steps")
-    like = jax.eval_shape(
-        lambda: step.init(net, step.optimiser(optax.constant_schedule(0.0)), jax.random.key(0))
+    unet, state = UNetConfig(**settings.pop("unet")), last(run)
+    seen, held = emoji.held_out(emoji.render(unet.image_size))
+    spec = Spec(
+        "emoji32", unet, "linear", settings.pop("T"), settings.pop("prediction"), seen.class_names
     )
-    ema = steps.restore(like).ema
-    seen, held = emoji.held_out(emoji.render(net.config.image_size))
-    spec = Spec("emoji32", net.config, "linear", settings["T"], "eps", seen.class_names)
-    params = Pretrained(ema, spec)
+    params = Pretrained(state.ema, spec)
     sheet = skipjax.sample(params, jax.random.key(0), num=64, skip=SKIP)
     card = dataclasses.asdict(spec) | {
         "data": DATA,
@@ -78,13 +87,13 @@ def publish(run: Path, out: Path) -> None:
         "training": {
             "command": "python checkpoints/emoji32/recipe.py train --out runs/emoji32",
             "pictures": len(seen.labels),
-            "steps_done": steps.latest,
-            **{name: value for name, value in settings.items() if name != "unet"},
+            "steps_done": int(state.step),
+            **settings,
         },
         "measured": measure(params, seen, held),
     }
     shutil.rmtree(out / "params", ignore_errors=True)
-    cards.save(out, ema, card, np.float16)
+    cards.save(out, state.ema, card, np.float16)
     skipjax.grid(sheet, 8).save(out / "samples.png")
 
 
@@ -100,8 +109,12 @@ def measure(params: Pretrained, seen: emoji.Pictures, held: emoji.Pictures) -> d
         ]
     )
 
+    alpha, sigma = (jnp.asarray(table, jnp.float32) for table in params.schedule)
+
     def predict(x, t, y):
-        return UNet(params.spec.unet).apply({"params": params.params}, x, t, y)[..., :3]
+        level = t.astype(jnp.int32)
+        at = (table[level][:, None, None, None] for table in (alpha, sigma))
+        return skipjax.denoiser(params, y, clip=False)(x, Point(t, *at)).eps
 
     def eps_mse(images, labels):
         error = evaluation.eps_mse(predict, params.schedule, images, labels, jax.random.key(2))

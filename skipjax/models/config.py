@@ -63,6 +63,12 @@ class UNetConfig:
                     f"level {level} has {channels} channels ({self.channel_mult[level]} x "
                     f"{self.model_channels}): group norm needs a multiple of {GROUPS}"
                 )
+            if self._attends(level) and not self._splits_into_heads(channels):
+                raise ValueError(
+                    f"level {level}: {channels} channels do not split into heads of one width "
+                    f"(num_heads {self.num_heads}, num_head_channels {self.num_head_channels}, "
+                    f"num_heads_upsample {self.num_heads_upsample})"
+                )
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(
                 f"num_classes is {self.num_classes}: at least 1, or None for no labels"
@@ -87,3 +93,12 @@ class UNetConfig:
             if decoder and self.num_heads_upsample != -1
             else self.num_heads
         )
+
+    def _attends(self, level: int) -> bool:
+        return 2**level in self.attention_resolutions or level == len(self.channel_mult) - 1
+
+    def _splits_into_heads(self, channels: int) -> bool:
+        if self.num_head_channels != -1:
+            return self.num_head_channels > 0 and channels % self.num_head_channels == 0
+        heads = self.heads(channels), self.heads(channels, decoder=True)
+        return all(number > 0 and channels % number == 0 for number in heads)

@@ -144,6 +144,7 @@ def jumps(schedule: Schedule, times: np.ndarray) -> list[tuple[int, int]]:
     times = np.asarray(times)
     if times.ndim != 1 or not times.size or not np.issubdtype(times.dtype, np.integer):
         raise ValueError(f"times must be a non-empty vector of int, got {times!r}")
+    times = times.astype(np.int64)
     if times[0] >= schedule.T or times[-1] < 0 or np.any(np.diff(times) >= 0):
         raise ValueError(
             f"times must decrease strictly within {schedule.T - 1} .. 0, got {times.tolist()}"

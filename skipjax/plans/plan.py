@@ -24,7 +24,7 @@ Column = Any  # float64 NumPy as written, a jax.Array once it is traced or place
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The coefficients of a sampler: N rows, one network call each.
 
@@ -155,6 +155,8 @@ class Tape:
             ValueError: If a point needs an older one of which nothing is left, or more than the
                 one noise that is fresh in its step.
         """
+        if not self._levels:
+            raise ValueError("nothing is recorded: a plan calls the network at least once")
         sums = [*self._sums, self._sum(x)]
         num = len(sums)
         oldest = (i - s.i for i, w in enumerate(sums) for s in w if s.kind == "m")
@@ -191,6 +193,9 @@ class Tape:
                 weights[symbol] = weights.get(symbol, 0.0) - weight / keep * other
         noises = [s.i for s, w in weights.items() if s.kind == "z" and w]
         if len(noises) > 1 or any(index < self._spent for index in noises):
-            raise ValueError("a step uses more than one noise, or one that an earlier step used")
+            raise ValueError(
+                "a step uses more than one noise, or one that an earlier step used. If it comes "
+                f"with an older point, the method may do in another space than {self._space}"
+            )
         self._spent = max(noises, default=self._spent - 1) + 1
         return {symbol: weight for symbol, weight in weights.items() if weight}

@@ -4,13 +4,15 @@ ADM's hybrid loss (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1): the e
 the variational bound, in which the mean is held fixed so that it trains the variance alone.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from skipjax.schedules import Schedule, posterior
+
+Prediction = Literal["eps", "x_0", "v"]
 
 
 class Chain(NamedTuple):
@@ -48,32 +50,52 @@ def diffuse(chain: Chain, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.A
 
 
 def hybrid(
-    chain: Chain, output: jax.Array, x_0: jax.Array, x_t: jax.Array, t: jax.Array, eps: jax.Array
+    chain: Chain,
+    output: jax.Array,
+    x_0: jax.Array,
+    x_t: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    prediction: Prediction = "eps",
 ) -> Losses:
     """ADM's loss for a network that predicts eps and a variance (`RESCALED_MSE`, `LEARNED_RANGE`).
 
         total = mean (eps - eps_theta)^2 + T / 1000 * bound
 
+    and the same with x_0 or v = alpha eps - sigma x_0 in the place of eps.
+
     Args:
         chain: Tables of the schedule trained on.
-        output: What the network said, [B, H, W, 2C]: eps, then v with (v + 1) / 2 in [0, 1] where
-            between the posterior variance and beta the log-variance lies.
+        output: What the network said, [B, H, W, 2C]: the prediction, then where between the
+            posterior variance and beta the log-variance lies, as a number in [-1, 1].
         x_0: Pictures, [B, H, W, C] in [-1, 1], quantised to 256 levels.
         x_t: Noisy pictures, [B, H, W, C].
         t: Times, int [B] in 0 .. T-1.
         eps: The noise in x_t, [B, H, W, C].
+        prediction: What is predicted: "eps", "x_0" or "v".
 
     Returns:
         Losses per picture; `bound` in bits per dimension.
     """
-    eps_theta, v = jnp.split(output, 2, axis=-1)
-    mse = _mean(jnp.square(eps - eps_theta))
-    bound = variational_bound(chain, jax.lax.stop_gradient(eps_theta), v, x_0, x_t, t)
+    predicted, place = jnp.split(output, 2, axis=-1)
+    alpha, sigma = _at(chain.alpha, t), _at(chain.sigma, t)
+    target, x_0_theta = {
+        "eps": (eps, (x_t - sigma * predicted) / alpha),
+        "x_0": (x_0, predicted),
+        "v": (alpha * eps - sigma * x_0, alpha * x_t - sigma * predicted),
+    }[prediction]
+    mse = _mean(jnp.square(target - predicted))
+    bound = variational_bound(chain, jax.lax.stop_gradient(x_0_theta), place, x_0, x_t, t)
     return Losses(mse + len(chain.alpha) / 1000 * bound, mse, bound)
 
 
 def variational_bound(
-    chain: Chain, eps: jax.Array, v: jax.Array, x_0: jax.Array, x_t: jax.Array, t: jax.Array
+    chain: Chain,
+    x_0_theta: jax.Array,
+    place: jax.Array,
+    x_0: jax.Array,
+    x_t: jax.Array,
+    t: jax.Array,
 ) -> jax.Array:
     """One term of the bound: KL(q(x_{t-1} | x_t, x_0) || p_theta), or the decoder's at t = 0.
 
@@ -84,9 +106,8 @@ def variational_bound(
     """
     keep, mix = _at(chain.keep, t), _at(chain.mix, t)
     small, large = _at(chain.log_small, t), _at(chain.log_large, t)
-    x_0_theta = (x_t - _at(chain.sigma, t) * eps) / _at(chain.alpha, t)
     mean_theta = keep * x_t + mix * x_0_theta
-    log_variance = small + (v + 1) / 2 * (large - small)
+    log_variance = small + (place + 1) / 2 * (large - small)
 
     mean = keep * x_t + mix * x_0
     kl = 0.5 * (
@@ -102,17 +123,19 @@ def variational_bound(
 
 def _log_likelihood(x: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
     """log p of an 8-bit level under a Gaussian: the mass of its bin, the outer bins open."""
-    centred = x - mean
-    inverse = jnp.exp(-log_scale)
-    above = _cdf(inverse * (centred + 1 / 255))
-    below = _cdf(inverse * (centred - 1 / 255))
-    mass = jnp.where(x < -0.999, above, jnp.where(x > 0.999, 1 - below, above - below))
+    inverse, half = jnp.exp(-log_scale), 1 / 255
+    # A bin has the mass of its mirror image, and in the lower tail float32 can tell bins apart.
+    below = -jnp.abs(x - mean)
+    inner = _cdf(inverse * (below + half)) - _cdf(inverse * (below - half))
+    lowest = _cdf(inverse * (x - mean + half))
+    highest = _cdf(inverse * (mean - x + half))
+    mass = jnp.where(x < -0.999, lowest, jnp.where(x > 0.999, highest, inner))
     return jnp.log(jnp.maximum(mass, 1e-12))
 
 
 def _cdf(z: jax.Array) -> jax.Array:
-    """The normal distribution function in the tanh form that ADM's figures are stated in."""
-    return 0.5 * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3)))
+    """The normal distribution function, (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2."""
+    return jax.nn.sigmoid(2 * jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3))
 
 
 def _at(table: jax.Array, t) -> jax.Array:

@@ -3,16 +3,19 @@
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from skipjax import schedules
 from skipjax.models import UNet, UNetConfig
+from skipjax.training import losses
 from skipjax.training import step as train
 from skipjax.weights.checkpoint import Steps
 
@@ -23,6 +26,7 @@ class Run:
 
     Args:
         unet: The network.
+        prediction: What it predicts: "eps", "x_0" or "v".
         steps: Steps in all. A longer run may go on from a shorter one's checkpoints.
         batch: Pictures per step, a multiple of the number of devices.
         rate: Peak learning rate of Adam.
@@ -35,6 +39,7 @@ class Run:
     """
 
     unet: UNetConfig
+    prediction: losses.Prediction = "eps"
     steps: int = 20_000
     batch: int = 32
     rate: float = 5e-4
@@ -44,10 +49,16 @@ class Run:
     shift: int = 2
     seed: int = 0
     save_every: int = 500
-    T: int = field(default=1000)
+    T: int = 1000
 
 
-def fit(run: Run, images: np.ndarray, labels: np.ndarray, out: str | Path) -> train.TrainState:
+def fit(
+    run: Run,
+    images: np.ndarray,
+    labels: np.ndarray,
+    out: str | Path,
+    start: optax.Params | None = None,
+) -> train.TrainState:
     """Trains, or goes on training, and keeps checkpoints and a log under `out`.
 
     Args:
@@ -55,6 +66,7 @@ def fit(run: Run, images: np.ndarray, labels: np.ndarray, out: str | Path) -> tr
         images: uint8 [N, H, W, C].
         labels: int [N] in 0 .. num_classes-1.
         out: Folder of the run: `steps/` (orbax), `log.jsonl` (losses), `run.json`.
+        start: Params to start from, such as another run's; drawn at random unless told.
 
     Returns:
         The state after the last step.
@@ -83,12 +95,16 @@ def fit(run: Run, images: np.ndarray, labels: np.ndarray, out: str | Path) -> tr
         net,
         tx,
         schedules.linear(run.T),
+        prediction=run.prediction,
         batch=run.batch,
         ema_decay=run.ema_decay,
         shift=run.shift,
         mesh=mesh,
     )
-    state = jax.device_put(train.init(net, tx, jax.random.fold_in(key, 0)), everywhere)
+    state = train.init(net, tx, jax.random.fold_in(key, 0))
+    if start is not None:
+        state = state._replace(params=start, ema=jax.tree.map(jnp.copy, start))
+    state = jax.device_put(state, everywhere)
     if checkpoints.latest is not None:
         state = checkpoints.restore(state)
     images, labels = jax.device_put((images, labels.astype(np.int32)), everywhere)
@@ -100,24 +116,23 @@ def fit(run: Run, images: np.ndarray, labels: np.ndarray, out: str | Path) -> tr
         tqdm(total=run.steps, initial=int(state.step), unit="step", mininterval=5) as bar,
     ):
         for done in range(int(state.step) + 1, run.steps + 1):
-            state, losses = step(state, images, labels, draw)
-            recent.append(losses)
+            state, means = step(state, images, labels, draw)
+            recent.append(means)
             bar.update()
-            if done % 50 == 0 or done == run.steps:
-                means = {
-                    k: float(np.mean([getattr(r, k) for r in recent])) for k in losses._fields
-                }
-                if not math.isfinite(means["total"]):
+            saves = done % run.save_every == 0 or done == run.steps
+            if saves or done % 50 == 0:
+                row = {k: float(np.mean([getattr(r, k) for r in recent])) for k in means._fields}
+                if not math.isfinite(row["total"]):
                     raise FloatingPointError(
-                        f"the loss is {means['total']} at step {done}; the last checkpoint is of "
+                        f"the loss is {row['total']} at step {done}; the last checkpoint is of "
                         f"step {checkpoints.latest}. A lower learning rate may help"
                     )
-                row = {"step": done, **means, "seconds": time.perf_counter() - began}
+                bar.set_postfix(mse=f"{row['mse']:.4f}", bound=f"{row['bound']:.3f}")
+                row |= {"step": done, "seconds": time.perf_counter() - began}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
-                bar.set_postfix(mse=f"{means['mse']:.4f}", bound=f"{means['bound']:.3f}")
                 recent = []
-            if done % run.save_every == 0 or done == run.steps:
+            if saves:
                 checkpoints.save(done, state)
     checkpoints.close()
     return state

@@ -56,6 +56,7 @@ def train_step(
     tx: optax.GradientTransformation,
     schedule: Schedule,
     *,
+    prediction: losses.Prediction,
     batch: int,
     ema_decay: float,
     shift: int,
@@ -86,7 +87,7 @@ def train_step(
         output: Any = net.apply(
             {"params": params}, x_t, t.astype(jnp.float32), y, train=True, rngs={"dropout": drop}
         )
-        per_picture = losses.hybrid(chain, output, x_0, x_t, t, eps)
+        per_picture = losses.hybrid(chain, output, x_0, x_t, t, eps, prediction)
         means = jax.tree.map(jnp.mean, per_picture)
         return means.total, means
 

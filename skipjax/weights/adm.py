@@ -1,4 +1,4 @@
-"""OpenAI's ADM checkpoints: guided-diffusion's parameter names and layouts, to Flax and back."""
+"""OpenAI's ADM checkpoints: guided-diffusion's parameter names and layouts, turned into Flax's."""
 
 import re
 from collections.abc import Mapping

@@ -54,12 +54,16 @@ def read(folder: Path) -> dict[str, Any]:
     """The card of a checkpoint's folder.
 
     Raises:
-        ValueError: If it is not JSON.
+        ValueError: If it is not a JSON object.
     """
+    path = folder / "card.json"
     try:
-        return json.loads((folder / "card.json").read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'card.json'} is not JSON: {error}") from None
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(card, dict):
+        raise ValueError(f"{path} is not a JSON object, but a {type(card).__name__}")
+    return card
 
 
 def load(folder: Path) -> Pretrained:
@@ -95,7 +99,8 @@ def save(folder: Path, params: dict, card: dict[str, Any], dtype: jnp.dtype) -> 
     stored = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
     checkpoint.save(folder / "params", stored)
     card = card | {"files": {name: _sha256(folder / name) for name in _listing(folder)}}
-    (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    (folder / "card.json").write_text(text, encoding="utf-8")
 
 
 def verify(folder: Path, files: dict[str, str]) -> None:

@@ -22,7 +22,20 @@ def restore(path: str | Path, like: Any) -> Any:
     Args:
         path: Folder that `save` wrote.
         like: Pytree of arrays or `jax.ShapeDtypeStruct`s; values are cast to its dtypes.
+
+    Raises:
+        ValueError: If the arrays on disk have other names or shapes; says which.
     """
+    # Orbax finds this out too, but tells it in thousands of lines.
+    stored, wanted = _shapes(ocp.metadata(_absolute(path)).metadata), _shapes(like)
+    faults = [
+        f"{name} is {stored.get(name, 'missing')}, wanted {wanted.get(name, 'none')}"
+        for name in sorted({*stored, *wanted})
+        if stored.get(name) != wanted.get(name)
+    ]
+    if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"{path} does not fit the network: {'; '.join(faults[:3])}{more}")
     return ocp.load(_absolute(path), _abstract(like))
 
 
@@ -58,6 +71,11 @@ class Steps:
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpointer.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf.shape for p, leaf in leaves}
 
 
 def _absolute(path: str | Path) -> str:

@@ -1,6 +1,7 @@
 """The ADM U-Net and schedules against azula's, a PyTorch copy of guided-diffusion's."""
 
 from dataclasses import asdict, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,11 @@ azula = pytest.importorskip(
     "azula.plugins.adm", reason="azula is not installed: pip install -e .[oracle]"
 )
 
+# 64 channels at least: the group norm of 32 would leave nothing of an embedding that is added.
 PLAIN = UNetConfig(
     image_size=16,
     in_channels=3,
-    model_channels=32,
+    model_channels=64,
     out_channels=3,
     num_res_blocks=1,
     attention_resolutions=(2,),
@@ -37,28 +39,33 @@ RELEASED = replace(
 # Every option of the constructor, with each value that has code of its own.
 CONFIGS = {
     "plain": PLAIN,
-    "plain_class_conditional": replace(PLAIN, num_classes=7, num_head_channels=16),
-    "plain_scale_shift_and_heads_of_the_decoder": replace(
-        PLAIN, use_scale_shift_norm=True, num_heads=4, num_heads_upsample=1
+    "plain_new_order_scale_shift_labels_and_heads_of_the_decoder": replace(
+        PLAIN,
+        num_classes=7,
+        num_heads=4,
+        num_heads_upsample=1,
+        use_scale_shift_norm=True,
+        use_new_attention_order=True,
     ),
-    "new_order": replace(PLAIN, use_new_attention_order=True, num_heads=4),
     "no_conv_resample": replace(PLAIN, conv_resample=False, attention_resolutions=(1, 2)),
     "released": RELEASED,
-    "released_new_order": replace(RELEASED, use_new_attention_order=True, num_head_channels=16),
-    "released_unconditional_additive": replace(
-        RELEASED, num_classes=None, use_scale_shift_norm=False, out_channels=3
+    "released_new_order_additive_unconditional": replace(
+        RELEASED,
+        num_classes=None,
+        num_head_channels=16,
+        use_scale_shift_norm=False,
+        use_new_attention_order=True,
     ),
     "four_levels_the_first_halved": replace(
         RELEASED,
         in_channels=1,
         out_channels=5,
-        model_channels=64,
         num_res_blocks=2,
         channel_mult=(0.5, 1, 1, 1.5),
         attention_resolutions=(4, 8),
     ),
     "one_level_with_attention_in_the_middle_alone": replace(
-        PLAIN, channel_mult=(2,), attention_resolutions=(), num_classes=1
+        PLAIN, channel_mult=(1,), attention_resolutions=(), num_classes=1
     ),
 }
 T = [0.0, 417.25, 999.0]
@@ -96,9 +103,9 @@ def params_of(tensors, config):
     return adm.to_params({name: value.numpy() for name, value in tensors.items()}, config)
 
 
-def error(ours, theirs):
+def error(ours, theirs, floor=0.0):
     """Largest difference, over the largest value."""
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+    return np.abs(np.asarray(ours) - theirs).max() / max(np.abs(theirs).max(), floor)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -128,8 +135,10 @@ def test_gradients_equal_theirs(name):
     params = params_of(theirs.state_dict(), config)
     of_params, of_x = jax.jit(jax.grad(loss, (0, 1)))(params, np.moveaxis(x, 1, -1))
     assert error(of_x, np.moveaxis(their_x.grad.numpy(), 1, -1)) < 5e-5
-    errors = jax.tree.map(error, of_params, expected)
-    assert max(jax.tree.leaves(errors)) < 5e-4, errors
+    # A bias that the next norm takes away has no gradient but rounding.
+    floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    errors = jax.tree.map(partial(error, floor=floor), of_params, expected)
+    assert max(jax.tree.leaves(errors)) < 5e-5, errors
 
 
 def test_bfloat16_stays_within_rounding_of_their_float32():

@@ -173,12 +173,12 @@ MATRIX = np.random.default_rng(0).normal(size=(3, 3)) / 2
 
 def their_network(x, t):
     t = float(t) / 1000
-    return 2 * torch.tanh(x @ torch.tensor(MATRIX, dtype=x.dtype) + t)
+    return 3 * torch.tanh(x @ torch.tensor(MATRIX, dtype=x.dtype) + t)
 
 
 def our_network(x, t):
     t = t[:, None, None, None] / 1000
-    return 2 * jnp.tanh(x @ jnp.asarray(MATRIX, x.dtype) + t)
+    return 3 * jnp.tanh(x @ jnp.asarray(MATRIX, x.dtype) + t)
 
 
 BARE = {name: of(our_network) for name, of in DENOISERS.items()}
@@ -245,7 +245,6 @@ def test_loop_that_clips_equals_clip_sample_in_float64(loop, name, prediction, f
 
 @each_loop
 @each_schedule
-@each_prediction
-def test_loop_equals_that_of_an_untouched_scheduler_in_float32(loop, name, prediction):
-    out, expected = both(loop, name, prediction, jnp.float32, exact=False)
+def test_loop_equals_that_of_an_untouched_scheduler_in_float32(loop, name):
+    out, expected = both(loop, name, "epsilon", jnp.float32, exact=False)
     np.testing.assert_allclose(out, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
