@@ -80,7 +80,7 @@ def sample(
         progress: Whether to show the steps go by.
 
     Returns:
-        float32 [num, H, W, C], in [-1, 1] up to the noise of the last step (none, in these plans).
+        float32 [num, H, W, C]; in [-1, 1] where `clip` is set and the plan ends without noise.
 
     Raises:
         ValueError: For an argument out of range, with what is accepted.
@@ -163,7 +163,7 @@ def finite(images: jax.Array, ids: np.ndarray) -> jax.Array:
     Raises:
         FloatingPointError: With the ids of those that are not.
     """
-    bad = ids[~np.asarray(jnp.isfinite(images).all(axis=(1, 2, 3)))]
+    bad = ids[~np.isfinite(np.asarray(images)).all(axis=(1, 2, 3))]
     if len(bad):
         raise FloatingPointError(
             f"pictures {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''} are NaN or "

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 GAP = 2  # pixels of white between the pictures of a grid
-VISIBLE = 64  # side in pixels that a grid enlarges small pictures to
+VISIBLE = 96  # side in pixels that a grid enlarges small pictures to
 
 
 def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def grid(
     Args:
         images: [N, H, W, C] with C 1 or 3, float in [-1, 1] or uint8.
         columns: Pictures per row; as many as rows, unless told.
-        scale: How many times to enlarge each pixel; to a side of about 64, unless told.
+        scale: How many times to enlarge each pixel; to a side of about 96, unless told.
 
     Raises:
         ValueError: If the shape is another, there are no pictures, or a number is not finite.

@@ -10,47 +10,24 @@ from contextlib import contextmanager
 import jax
 from tqdm import tqdm
 
-_shown: list["Bar"] = []
-
-
-class Bar:
-    """Counts network calls over one or more batches."""
-
-    def __init__(self, batches: int, nfe: int):
-        self._nfe, self._before = nfe, 0
-        # There before the first step is: until then the program is being compiled.
-        self._bar = tqdm(total=batches * nfe, desc="compiling", unit="call")
-
-    def step(self, i: int) -> None:
-        """Row i of the plan is done in the current batch; may be said more than once."""
-        new = self._before + i + 1 - self._bar.n
-        if new > 0:
-            self._bar.set_description("sampling", refresh=False)
-            self._bar.update(new)
-
-    def next_batch(self) -> None:
-        """The current batch is done."""
-        self._before += self._nfe
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
+_shown: list[tqdm] = []
 
 
 @contextmanager
-def bar(nfe: int, batches: int = 1) -> Iterator[Bar]:
-    """Shows a bar at once, and moves it with every call of `on_step` until the block ends."""
-    shown = Bar(batches, nfe)
-    _shown.append(shown)
-    try:
-        yield shown
-        jax.effects_barrier()
-    finally:
-        _shown.remove(shown)
-        shown.close()
+def bar(nfe: int) -> Iterator[None]:
+    """Shows a bar over `nfe` network calls at once, moved by `on_step` until the block ends."""
+    # There before the first step is: until then the program is being compiled.
+    with tqdm(total=nfe, desc="compiling", unit="call") as shown:
+        _shown.append(shown)
+        try:
+            yield
+            jax.effects_barrier()
+        finally:
+            _shown.remove(shown)
 
 
 def on_step(i) -> None:
-    """What a compiled program tells that row i is done."""
-    if _shown:
-        _shown[-1].step(int(i))
+    """What a compiled program tells that row i is done; several devices may say the same."""
+    if _shown and (new := int(i) + 1 - _shown[-1].n) > 0:
+        _shown[-1].set_description("sampling", refresh=False)
+        _shown[-1].update(new)

@@ -72,4 +72,6 @@ def starting_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def gaussian(keys: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """Independent N(0, I) of one shape for each key, [B, *shape]."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+    z = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+    # Fused into what uses it, z may round otherwise in the last bit, from program to program.
+    return jax.lax.optimization_barrier(z)

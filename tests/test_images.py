@@ -96,7 +96,7 @@ def test_scale_repeats_pixels():
     np.testing.assert_array_equal(inner, picture[0].repeat(3, axis=0).repeat(3, axis=1))
 
 
-@pytest.mark.parametrize(("side", "shown"), [(8, 64), (32, 64), (48, 48), (128, 128)])
+@pytest.mark.parametrize(("side", "shown"), [(8, 96), (32, 96), (40, 80), (128, 128)])
 def test_small_pictures_are_enlarged_unless_told(side, shown):
     assert skipjax.grid(coloured(1, side=side)).size == (shown + 2 * images.GAP,) * 2
 

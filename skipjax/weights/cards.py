@@ -132,7 +132,7 @@ def finite(params: dict) -> dict:
     bad = [
         jax.tree_util.keystr(p, simple=True, separator=".")
         for p, leaf in leaves
-        if not jnp.isfinite(leaf).all()
+        if not np.isfinite(np.asarray(leaf)).all()
     ]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""

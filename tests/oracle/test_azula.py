@@ -60,12 +60,11 @@ CONFIGS = {
         RELEASED,
         in_channels=1,
         out_channels=5,
-        num_res_blocks=2,
         channel_mult=(0.5, 1, 1, 1.5),
         attention_resolutions=(4, 8),
     ),
-    "one_level_with_attention_in_the_middle_alone": replace(
-        PLAIN, channel_mult=(1,), attention_resolutions=(), num_classes=1
+    "one_level_of_two_blocks_with_attention_in_the_middle_alone": replace(
+        PLAIN, num_res_blocks=2, channel_mult=(1,), attention_resolutions=(), num_classes=1
     ),
 }
 T = [0.0, 417.25, 999.0]
@@ -120,9 +119,8 @@ def test_output_equals_theirs(config):
     assert error(out, expected) < 5e-5
 
 
-@pytest.mark.parametrize("name", ["plain", "released"])
-def test_gradients_equal_theirs(name):
-    config = CONFIGS[name]
+def test_gradients_equal_theirs():
+    config = RELEASED
     theirs = their_network(config)
     x, t, y = inputs_of(config)
     their_x = torch.tensor(x, requires_grad=True)
@@ -139,16 +137,6 @@ def test_gradients_equal_theirs(name):
     floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     errors = jax.tree.map(partial(error, floor=floor), of_params, expected)
     assert max(jax.tree.leaves(errors)) < 5e-5, errors
-
-
-def test_bfloat16_stays_within_rounding_of_their_float32():
-    theirs = their_network(RELEASED)
-    x, t, y = inputs_of(RELEASED)
-    with torch.no_grad():
-        expected = their_output(theirs, torch.tensor(x), t, y).numpy()
-    apply = jax.jit(UNet(RELEASED, dtype=jnp.bfloat16).apply)
-    out = apply({"params": params_of(theirs.state_dict(), RELEASED)}, np.moveaxis(x, 1, -1), t, y)
-    assert 1e-4 < error(out, expected) < 3e-2
 
 
 @pytest.mark.parametrize("T", [250, 1000, 4000])
