@@ -1,7 +1,6 @@
 """Strict modes and fixtures that all tests share."""
 
 import os
-import sys
 from pathlib import Path
 
 import chex
@@ -10,8 +9,6 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-sys.path.append(str(Path(__file__).parent))  # for gaussian.py, which tests import
 
 SHARED = Path(os.environ.get("SKIPJAX_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -49,6 +49,7 @@ UNET = UNetConfig(
     use_scale_shift_norm=True,
 )
 RUN = Run(UNET, prediction="v", steps=8_500, batch=32, rate=8e-4)
+COMMAND = "python checkpoints/emoji32/recipe.py train --out runs/emoji32"
 SAMPLES, SKIP, BATCH = 2_000, 20, 100  # of the measurements; the sheet is drawn with SKIP too
 DATA = (
     "Noto Color Emoji (Debian package fonts-noto-color-emoji) at the fully qualified sequences of "
@@ -71,8 +72,15 @@ def last(run: Path) -> TrainState:
     return Steps(run / "steps").restore(like)
 
 
-def publish(run: Path, out: Path) -> None:
-    """Measures the moving average of a run's params; writes it with its card and a sheet."""
+def publish(run: Path, out: Path, commands: tuple[str, ...] = (COMMAND,), lacks: str = "") -> None:
+    """Measures the moving average of a run's params; writes it with its card and a sheet.
+
+    Args:
+        run: Folder of the run.
+        out: Folder of the checkpoint; what was there is replaced.
+        commands: The command lines that trained it, in order.
+        lacks: What is known to be wrong with it.
+    """
     settings = json.loads((run / "run.json").read_text())
     unet, state = UNetConfig(**settings.pop("unet")), last(run)
     seen, held = emoji.held_out(emoji.render(unet.image_size))
@@ -85,12 +93,13 @@ def publish(run: Path, out: Path) -> None:
         "data": DATA,
         "licence": "weights Apache-2.0; the font whose pictures they were trained on OFL-1.1",
         "training": {
-            "command": "python checkpoints/emoji32/recipe.py train --out runs/emoji32",
+            "commands": commands,
             "pictures": len(seen.labels),
             "steps_done": int(state.step),
             **settings,
         },
         "measured": measure(params, seen, held),
+        "lacks": lacks,
     }
     shutil.rmtree(out / "params", ignore_errors=True)
     cards.save(out, state.ema, card, np.float16)
@@ -100,7 +109,7 @@ def publish(run: Path, out: Path) -> None:
 def measure(params: Pretrained, seen: emoji.Pictures, held: emoji.Pictures) -> dict:
     """The figures of the card; samples are drawn with the training set's mix of classes."""
     train, unseen = as_float(seen.images), as_float(held.images)
-    labels = np.random.default_rng(0).permutation(np.resize(seen.labels, SAMPLES))
+    labels = np.random.default_rng(0).choice(seen.labels, SAMPLES)
     key = jax.random.key(1)
     drawn = np.concatenate(
         [

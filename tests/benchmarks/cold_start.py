@@ -12,7 +12,7 @@ small programs, the picture's file, start and end of Python.
 
 Seconds that `import skipjax` takes after `import jax`, in fresh processes. Aim: at most 2.
 
-    python tests/benchmarks/cold_start.py [--num 16] [--skip 20] [--repeats 5]
+    python tests/benchmarks/cold_start.py [--num 4] [--skip 20] [--repeats 5]
 """
 
 import argparse
@@ -94,7 +94,7 @@ def pair(num: int, skip: int) -> list[dict[str, float]]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="How long a first and a second run take.")
-    parser.add_argument("--num", type=int, default=16, help="pictures")
+    parser.add_argument("--num", type=int, default=4, help="pictures")
     parser.add_argument("--skip", type=int, default=20, help="of 1000 times, 20 leaves 50 calls")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--imports", action="store_true", help=argparse.SUPPRESS)
