@@ -132,7 +132,7 @@ def test_a_file_takes_its_name_when_the_block_ends(tmp_path):
         assert temporary.parent == tmp_path and temporary.suffix == ".png"
     assert list(listing(tmp_path)) == ["grid.png"]
     with Image.open(path) as picture:
-        assert picture.size == (68, 68)
+        assert picture.size == (100, 100)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -180,3 +180,15 @@ def test_gradient_through_integrate_is_that_of_finite_differences(float64):
     bump = jnp.zeros_like(plan.mix).at[4, 0].set(1e-6)
     slope = (loss(plan.mix + bump) - loss(plan.mix - bump)) / 2e-6
     np.testing.assert_allclose(gradient[4, 0], slope, rtol=1e-6)
+
+
+def test_a_first_call_away_from_the_start_is_refused():
+    tape = Tape(LINEAR)
+    with pytest.raises(ValueError, match="first call must be at"):
+        tape.call(tape.start() * 0.5, 999)
+
+
+def test_a_tape_without_a_call_has_no_plan():
+    tape = Tape(LINEAR)
+    with pytest.raises(ValueError, match="nothing is recorded"):
+        tape.plan(tape.start())

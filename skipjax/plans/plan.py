@@ -137,10 +137,16 @@ class Tape:
         return Form({Symbol("z", self._noises - 1): 1.0})
 
     def call(self, x: Form, t: int) -> Called:
-        """Calls the network at the point x, which stands at the level of time t."""
+        """Calls the network at the point x, which stands at the level of time t.
+
+        Raises:
+            ValueError: As `plan` does; or if the first call is not at the start.
+        """
         i = len(self._levels)
         if i:
             self._sums.append(self._sum(x))
+        elif x.weights != self.start().weights:
+            raise ValueError("the first call must be at tape.start(), the noise itself")
         alpha, sigma = map(float, self._schedule.at(t))
         self._levels.append((float(t), alpha, sigma))
         x, m = Form({Symbol("x", i): 1.0}), Form({Symbol("m", i): 1.0})
