@@ -5,7 +5,8 @@
     python checkpoints/emoji32/recipe.py train --out runs/emoji32
     python checkpoints/emoji32/recipe.py publish --run runs/emoji32 --out checkpoints/emoji32
 
-Training started again goes on from its last checkpoint. An accelerator takes `--run.steps 60000
+Training started again goes on from its last checkpoint; `--start emoji32` begins a new run with the
+weights that are there. An accelerator takes `--run.steps 60000
 --run.batch 128` in minutes. On CPUs, one device per core with one thread each trains half as fast
 again as one device that has them all:
 
@@ -58,10 +59,10 @@ DATA = (
 )
 
 
-def train(out: Path, run: Run = RUN, start: Path | None = None) -> None:
-    """Trains on 90 % of the pictures, or goes on training; `start` is a run to begin from."""
+def train(out: Path, run: Run = RUN, start: str | None = None) -> None:
+    """Trains on 90 % of the pictures, or goes on training; `start` is a checkpoint to begin from."""
     pictures, _ = emoji.held_out(emoji.render(run.unet.image_size))
-    fit(run, pictures.images, pictures.labels, out, start and last(start).ema)
+    fit(run, pictures.images, pictures.labels, out, start and skipjax.load(start).params)
 
 
 def last(run: Path) -> TrainState:

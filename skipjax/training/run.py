@@ -118,6 +118,9 @@ def fit(
         for done in range(int(state.step) + 1, run.steps + 1):
             state, means = step(state, images, labels, draw)
             recent.append(means)
+            if jax.default_backend() == "cpu":
+                # Steps in flight on several CPU devices wait for each other's threads for ever.
+                jax.block_until_ready(means)
             bar.update()
             saves = done % run.save_every == 0 or done == run.steps
             if saves or done % 50 == 0:
