@@ -5,10 +5,10 @@
     python checkpoints/emoji32/recipe.py train --out runs/emoji32
     python checkpoints/emoji32/recipe.py publish --run runs/emoji32 --out checkpoints/emoji32
 
-Training started again goes on from its last checkpoint; `--start emoji32` begins a new run with the
-weights that are there. An accelerator takes `--run.steps 60000
---run.batch 128` in minutes. On CPUs, one device per core with one thread each trains half as fast
-again as one device that has them all:
+Training started again goes on from its last checkpoint; `--start emoji32` begins a new run with
+the weights that are there. An accelerator takes `--run.steps 60000 --run.batch 128` in minutes. On
+CPUs, one device per core with one thread each trains half as fast again as one device that has
+them all:
 
     XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count=2"
 """
@@ -60,7 +60,7 @@ DATA = (
 
 
 def train(out: Path, run: Run = RUN, start: str | None = None) -> None:
-    """Trains on 90 % of the pictures, or goes on training; `start` is a checkpoint to begin from."""
+    """Trains on 90 % of the pictures, or goes on; `start` is a checkpoint to begin with."""
     pictures, _ = emoji.held_out(emoji.render(run.unet.image_size))
     fit(run, pictures.images, pictures.labels, out, start and skipjax.load(start).params)
 
