@@ -25,7 +25,7 @@ RUN = Run(NETWORK, steps=6, batch=8, rate=1e-3, warmup=2, save_every=3, seed=4)
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_in_a_hurry():
     """Steps of training take longer to compile than all of these tests to run them."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
