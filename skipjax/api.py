@@ -92,7 +92,7 @@ def sample(
         plan = plans.skipped(params.schedule, skip, cutoff)
     elif (skip, cutoff) != (20, 0):
         raise ValueError("plan is given, and skip or cutoff too, which it replaces: drop one")
-    ids = np.arange(whole("num", num, 1)) if ids is None else _ids(ids)
+    ids = np.arange(whole("num", num, 1, 2**32)) if ids is None else _ids(ids)
     numbers = labels.resolve(params.spec, key, ids, label)
     arguments = place(params, plan, key, ids, numbers, devices)
     if progress:

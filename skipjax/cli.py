@@ -70,7 +70,7 @@ class Sample:
         """Samples, and says how long it took."""
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
-        num = whole("num", self.num, 1)
+        num = whole("num", self.num, 1, 2**32)
         batch = min(whole("batch", self.batch, 1), num)
         with images.pending(self.out) as pending:
             params = api.load(self.checkpoint)
@@ -147,11 +147,12 @@ def _draw(
     batch: int,
 ) -> tuple[np.ndarray, float, float]:
     """uint8 pictures, and the seconds spent compiling and sampling."""
-    batches = [np.arange(start, start + batch) for start in range(0, len(ids), batch)]
+    num = len(ids)
+    batches = [np.arange(start, start + batch) for start in range(0, num, batch)]
 
     def arguments(chosen):
         # Beyond the end the last picture is drawn again, so that all batches are of one shape.
-        chosen = np.minimum(chosen, len(ids) - 1)
+        chosen = np.minimum(chosen, num - 1)
         return api.place(params, plan, key, ids[chosen], None if label is None else label[chosen])
 
     # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
@@ -162,8 +163,8 @@ def _draw(
         bar.set_description("sampling")
         pictures = []
         for chosen in batches:
-            drawn = api.finite(compiled(*arguments(chosen))[:batch], chosen)
+            drawn = api.finite(compiled(*arguments(chosen))[:batch], np.minimum(chosen, num - 1))
             pictures.append(images.to_uint8(drawn))
             bar.update()
         done = time.perf_counter()
-    return np.concatenate(pictures)[: len(ids)], ready - began, done - ready
+    return np.concatenate(pictures)[:num], ready - began, done - ready

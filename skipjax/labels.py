@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +36,14 @@ def resolve(
         return None
     if label is None:
         return np.asarray(_drawn(key, ids.astype(np.uint32), classes))
-    if isinstance(label, str) or not isinstance(label, (Sequence, np.ndarray)):
-        return np.full(len(ids), number(spec, label), np.int32)
-    if len(label) != len(ids):
+    given: Any = label.tolist() if isinstance(label, (jax.Array, np.ndarray)) else label
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return np.full(len(ids), number(spec, given), np.int32)
+    if len(given) != len(ids):
         raise ValueError(
-            f"label has {len(label)} entries for {len(ids)} pictures: give one for all, or as many"
+            f"label has {len(given)} entries for {len(ids)} pictures: give one for all, or as many"
         )
-    return np.array([number(spec, one) for one in label], np.int32)
+    return np.array([number(spec, one) for one in given], np.int32)
 
 
 def number(spec: Spec, label: Label) -> int:

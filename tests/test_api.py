@@ -252,3 +252,11 @@ def test_bfloat16_is_near_float32(sample, alone):
 def test_clip_keeps_predictions_in_range(sample):
     assert np.abs(sample(ids=[ID])).max() <= 1
     assert np.abs(sample(ids=[ID], clip=False)).max() > 1
+
+
+def test_labels_may_come_as_an_array_of_jax_or_of_numpy(params):
+    ids, key = np.arange(2), jax.random.key(0)
+    for label in (jnp.array([0, 2]), np.array([0, 2])):
+        np.testing.assert_array_equal(labels.resolve(params.spec, key, ids, label), [0, 2])
+    for label in (np.int32(2), np.array(2), jnp.array(2)):
+        np.testing.assert_array_equal(labels.resolve(params.spec, key, ids, label), [2, 2])

@@ -15,7 +15,7 @@ from skipjax import api, plans
 KEY = jax.random.key(0)
 STRIDE = "it must be a whole number in 1 .. 1000"
 CUTOFF = "it must be a whole number in 0 .. 1000"
-COUNT = "it must be a whole number of at least 1"
+COUNT = "it must be a whole number in 1 .. 4294967296"
 CLASSES = "it must be 0 .. 2, or one of: cat, cow, dog"
 
 

@@ -186,7 +186,7 @@ def test_emoji32_is_bundled_and_as_its_card_says():
     cards.verify(folder, card["files"])
     spec = cards.spec(card)
     assert (spec.name, spec.schedule, spec.T) == ("emoji32", "linear", 1000)
-    assert spec.prediction == "eps"
+    assert spec.prediction == "v"
     assert (spec.unet.image_size, spec.unet.in_channels, spec.unet.out_channels) == (32, 3, 6)
     assert len(set(spec.class_names)) == spec.unet.num_classes == 9
     assert spec.class_names[0] == "Smileys & Emotion" and spec.class_names[-1] == "Flags"

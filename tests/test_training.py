@@ -130,8 +130,7 @@ def test_a_finished_run_is_left_as_it_is_and_a_longer_one_goes_on_from_it(tmp_pa
     assert json.loads((tmp_path / "run.json").read_text())["steps"] == 3
 
 
-def test_a_run_learns(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+def test_a_run_learns(tmp_path, data):
     run = replace(RUN, steps=150, rate=3e-3, save_every=1000, shift=0)
     state = fit(run, *data, tmp_path)
     first, *_, last = log(tmp_path)

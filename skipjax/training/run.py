@@ -103,7 +103,9 @@ def fit(
     )
     state = train.init(net, tx, jax.random.fold_in(key, 0))
     if start is not None:
-        state = state._replace(params=start, ema=jax.tree.map(jnp.copy, start))
+        # Copies: the state is donated to each step, and the caller keeps what is theirs.
+        params, ema = (jax.tree.map(jnp.copy, start) for _ in range(2))
+        state = state._replace(params=params, ema=ema)
     state = jax.device_put(state, everywhere)
     if checkpoints.latest is not None:
         state = checkpoints.restore(state)
