@@ -64,9 +64,9 @@ class Steps:
         if step != self.latest:
             self._checkpointer.save(step, state, force=True)
 
-    def restore(self, like: Any, step: int | None = None) -> Any:
-        """Reads a step, the newest unless told, into the structure and shardings of `like`."""
-        return self._checkpointer.load(step or self.latest, _abstract(like))
+    def restore(self, like: Any) -> Any:
+        """Reads the newest step into the structure and shardings of `like`."""
+        return self._checkpointer.load(self.latest, _abstract(like))
 
     def close(self) -> None:
         """Waits for what is being written."""
