@@ -1,22 +1,16 @@
 """The U-Net against guided-diffusion's numbers."""
 
-import json
 from dataclasses import MISSING, fields, replace
-from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import CASES, Case
 
-from skipjax.models import UNet, UNetConfig, blocks
-from skipjax.weights import adm
+from skipjax.models import UNet, UNetConfig, blocks, example, param_shapes
 
-CASES = {
-    "unet_a": "unet_a_resupdown_ss_legacy_hc_cond_sigma",
-    "unet_b": "unet_b_resupdown_ss_new_hc_cond_sigma",
-    "unet_c": "unet_c_convupdown_noss_legacy_nh_uncond",
-}
+UNETS = ["unet_a", "unet_b", "unet_c", "superres_e"]
 SMALL = UNetConfig(
     image_size=8,
     in_channels=3,
@@ -29,37 +23,7 @@ SMALL = UNetConfig(
 )
 
 
-class Case:
-    """A network with random weights, its inputs, and what guided-diffusion computed."""
-
-    def __init__(self, folder):
-        self.config = UNetConfig(**json.loads((folder / "config.json").read_text())["constructor"])
-        self.params = adm.to_params(dict(np.load(folder / "weights.npz")), self.config)
-        self.io = np.load(folder / "io.npz")
-        self.activations = np.load(folder / "activations.npz")
-        x, t = np.moveaxis(self.io["in_x"], 1, -1), self.io["in_t"]
-        self.inputs = (x, t, self.io["in_y"]) if "in_y" in self.io else (x, t)
-        self.out = np.moveaxis(self.io["out"], 1, -1)
-
-    @cached_property
-    def recorded(self):
-        """The output, and what every module gave on the way."""
-        network = UNet(self.config)
-
-        @jax.jit
-        def record(*inputs):
-            return network.apply({"params": self.params}, *inputs, capture_intermediates=True)
-
-        out, state = record(*self.inputs)
-        return out, state["intermediates"]
-
-    def run(self, config=None, dtype=jnp.float32):
-        network = UNet(config or self.config, dtype=dtype)
-        apply = jax.jit(lambda *inputs: network.apply({"params": self.params}, *inputs))
-        return apply(*self.inputs)
-
-
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=UNETS)
 def case(request, goldens):
     return Case(goldens / CASES[request.param])
 
@@ -76,22 +40,9 @@ def test_output_equals_guided_diffusions(case):
 
 
 def test_activations_of_every_block_equal_guided_diffusions(case):
-    _, ours = case.recorded
-    checked = 0
-    for name in case.activations:
-        if name in ("timestep_embedding", "middle_block"):
-            continue
-        # The golden of a block is what its last part gives.
-        stem = name.replace(".", "_")
-        whole = {"time_embed": "time_embed_2"}.get(name, stem)
-        parts = [whole] if whole in ours else sorted(k for k in ours if k.startswith(f"{stem}_"))
-        value = np.asarray(ours[parts[-1]]["__call__"][0])
-        theirs = case.activations[name]
-        theirs = np.moveaxis(theirs, 1, -1) if theirs.ndim == 4 else theirs
-        error = np.abs(value - theirs).max() / np.abs(theirs).max()
-        assert error < 5e-5, f"{name} ({parts[-1]}): {error}"
-        checked += 1
-    assert checked == len(case.activations.files) - 2
+    errors = case.activation_errors()
+    assert len(errors) == len(case.activations) - 2
+    assert max(errors.values()) < 5e-5, errors
 
 
 def test_timestep_embedding_equals_guided_diffusions(case):
@@ -147,6 +98,7 @@ def test_defaults_are_guided_diffusions():
         "channel_mult": (1, 2, 4, 8),
         "conv_resample": True,
         "num_classes": None,
+        "low_res_channels": 0,
         "num_heads": 1,
         "num_head_channels": -1,
         "num_heads_upsample": -1,
@@ -170,6 +122,7 @@ def test_a_config_hashes_whatever_sequences_it_was_given():
         ({"model_channels": 48}, "level 0 has 48 channels .* multiple of 32"),
         ({"channel_mult": (1, 1.5)}, "level 1 has 48 channels"),
         ({"num_classes": 0}, "num_classes is 0"),
+        ({"low_res_channels": -3}, "low_res_channels is -3"),
     ],
     ids=str,
 )
@@ -178,16 +131,19 @@ def test_configs_that_no_network_has_are_refused(change, message):
         replace(SMALL, **change)
 
 
-def shapes(config, y=None, side=8):
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def shapes(config, y=None, low_res=None, x=(2, 8, 8, 3)):
     """Shape of the output, and the params."""
-    x = jax.ShapeDtypeStruct((2, side, side, config.in_channels), jnp.float32)
-    t = jax.ShapeDtypeStruct((2,), jnp.float32)
-    out, variables = jax.eval_shape(UNet(config).init_with_output, jax.random.key(0), x, t, y)
+    inputs = array(*x), array(2), y, low_res
+    out, variables = jax.eval_shape(UNet(config).init_with_output, jax.random.key(0), *inputs)
     return out, variables["params"]
 
 
 def test_labels_that_do_not_fit_are_refused():
-    y = jax.ShapeDtypeStruct((2,), jnp.int32)
+    y = array(2, dtype=jnp.int32)
     with pytest.raises(ValueError, match="unconditional, and y is given"):
         shapes(SMALL, y)
     with pytest.raises(ValueError, match="class-conditional, and y is missing"):
@@ -195,6 +151,48 @@ def test_labels_that_do_not_fit_are_refused():
     out, params = shapes(replace(SMALL, num_classes=4), y)
     assert out.shape == (2, 8, 8, 3)
     assert params["label_emb"]["embedding"].shape == (4, 128)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ((2, 8, 8, 4), r"x is \[2, 8, 8, 4\]: it must be \[batch, height, width, 3\]"),
+        ((8, 8, 3), r"x is \[8, 8, 3\]"),
+        ((2, 8, 7, 3), "x is 8 x 7 pixels: height and width must be multiples of 2"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        shapes(SMALL, x=x)
+
+
+SUPER = replace(SMALL, low_res_channels=2)
+
+
+def test_a_low_resolution_picture_may_have_any_size():
+    for size in [(1, 1), (4, 3), (16, 16)]:
+        out, params = shapes(SUPER, low_res=array(2, *size, 2))
+        assert out.shape == (2, 8, 8, 3)
+        assert params["input_blocks_0_0"]["kernel"].shape == (3, 3, 5, 32)
+
+
+def test_low_resolution_pictures_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="is for super-resolution, and low_res is missing"):
+        shapes(SUPER)
+    with pytest.raises(ValueError, match="not for super-resolution .*, and low_res is given"):
+        shapes(SMALL, low_res=array(2, 4, 4, 3))
+    for shape in [(2, 4, 4, 3), (1, 4, 4, 2), (4, 4, 2)]:
+        with pytest.raises(ValueError, match=r"low_res is \[.*\]: .* \[2, height, width, 2\]"):
+            shapes(SUPER, low_res=array(*shape))
+
+
+@pytest.mark.parametrize("config", [SMALL, SUPER, replace(SMALL, num_classes=2)])
+def test_an_example_and_the_shapes_of_params_fit_the_network(config):
+    made = jax.eval_shape(UNet(config).init, jax.random.key(0), *example(config))["params"]
+    shapes = param_shapes(config)
+    assert shapes == made
+    shapes["out_2"].clear()  # a dict of the caller's own
+    assert param_shapes(config) == made
 
 
 @pytest.mark.parametrize("conv_resample", [True, False])
@@ -216,6 +214,15 @@ def test_resampling_without_weights_is_nearest_and_mean():
     assert up[0, 1, :, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert blocks.downsample(x)[0, :, :, 0].tolist() == [[2.5, 4.5]]
     assert (blocks.downsample(up) == x).all()
+
+
+@pytest.mark.parametrize("name", ["up4", "up_odd", "nearest2"])
+def test_enlarging_equals_torchs(goldens, name):
+    reference = np.load(goldens / "diffusion" / "bilinear.npz")
+    low, expected = (np.moveaxis(reference[name], 1, -1) for name in ("low", name))
+    _, height, width, _ = expected.shape
+    out = blocks.upsample(low) if name == "nearest2" else blocks.enlarge(low, height, width)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6)
 
 
 def test_heads_follow_the_config():

@@ -1,15 +1,19 @@
 """The parts of ADM's networks (Dhariwal & Nichol 2021, arXiv:2105.05233, section 3).
 
-Arrays are NHWC. Blocks compute in `dtype`; group norms, softmax and embeddings in float32.
+Arrays are NHWC. Blocks compute in `dtype`; group norms, softmax and embeddings in float32. Params
+may be of any float dtype: each is cast to what it is computed in.
 Submodules carry guided-diffusion's names with `.` written as `_`, so that a parameter can be
 found under the same name in a released checkpoint and here.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from skipjax.models.attention import attention
 from skipjax.models.config import GROUPS
+from skipjax.models.conv import Conv
 
 
 def timestep_embedding(t: jax.Array, channels: int) -> jax.Array:
@@ -23,7 +27,10 @@ def timestep_embedding(t: jax.Array, channels: int) -> jax.Array:
         float32 [B, channels].
     """
     half = channels // 2
-    frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    # On the host, and rounded where guided-diffusion rounds: at t = 999 the last bit of a
+    # frequency is 6e-5 of an angle, and compilers do not agree on it.
+    exponent = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = t.astype(jnp.float32)[:, None] * frequency[None, :]
     embedding = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, channels % 2)))
@@ -42,6 +49,13 @@ def downsample(x: jax.Array) -> jax.Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
+def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Bilinear, to any size, pixel i centred at (i + 1/2) / side; x [B, H, W, C]."""
+    shape = (x.shape[0], height, width, x.shape[-1])
+    # PyTorch's interpolation, which a network was trained with, does not blur what it shrinks.
+    return jax.image.resize(x, shape, "bilinear", antialias=False)
+
+
 RESAMPLE = {"none": lambda x: x, "up": upsample, "down": downsample}
 
 
@@ -53,6 +67,7 @@ class GroupNorm(nn.Module):
         *batch, channels = x.shape
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
         h = x.astype(jnp.float32).reshape(batch[0], -1, channels)
 
         # Pixels are summed before the channels of a group: the large reduction then runs over
@@ -70,20 +85,20 @@ class ResBlock(nn.Module):
     """norm, SiLU, [resample], conv; embedding; norm, SiLU, dropout, conv; plus a skip path."""
 
     channels: int
-    dropout: float = 0.0
+    dropout: float = 0.0  # 0 where the network is not being trained
     scale_shift: bool = False
     resample: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, emb: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
         resample = RESAMPLE[self.resample]
         h = nn.silu(GroupNorm(name="in_layers_0")(x))
         h, x = resample(h), resample(x)
-        h = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype, name="in_layers_2")(h)
+        h = Conv(self.channels, dtype=self.dtype, name="in_layers_2")(h)
 
         width = 2 * self.channels if self.scale_shift else self.channels
-        emb = nn.Dense(width, name="emb_layers_1")(nn.silu(emb))
+        emb = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(nn.silu(emb))
         emb = emb.astype(h.dtype)[:, None, None, :]
         norm = GroupNorm(name="out_layers_0")
         if self.scale_shift:
@@ -91,18 +106,11 @@ class ResBlock(nn.Module):
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + emb)
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
         zeros = nn.initializers.zeros
-        h = nn.Conv(
-            self.channels,
-            (3, 3),
-            padding=1,
-            dtype=self.dtype,
-            kernel_init=zeros,
-            name="out_layers_3",
-        )(h)
+        h = Conv(self.channels, dtype=self.dtype, kernel_init=zeros, name="out_layers_3")(h)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="skip_connection")(x)
+            x = Conv(self.channels, 1, dtype=self.dtype, name="skip_connection")(x)
         return x + h
 
 
@@ -126,7 +134,7 @@ class AttentionBlock(nn.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, self.heads, -1), 2, 0)
         else:
             q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, self.heads, 3, -1), 3, 0)
-        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h * w, c)
+        y = attention(q, k, v).reshape(b, h * w, c)
         zeros = nn.initializers.zeros
         y = nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="proj_out")(y)
         return x + y.reshape(x.shape)
@@ -142,8 +150,7 @@ class Downsample(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if not self.conv:
             return downsample(x)
-        c = x.shape[-1]
-        return nn.Conv(c, (3, 3), strides=2, padding=1, dtype=self.dtype, name="op")(x)
+        return Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
 
 
 class Upsample(nn.Module):
@@ -157,4 +164,4 @@ class Upsample(nn.Module):
         x = upsample(x)
         if not self.conv:
             return x
-        return nn.Conv(x.shape[-1], (3, 3), padding=1, dtype=self.dtype, name="conv")(x)
+        return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)

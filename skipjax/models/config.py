@@ -4,23 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GROUPS = 32  # of every group norm in ADM
+POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
 
 
 @dataclass(frozen=True)
-class UNetConfig:
-    """Architecture of an ADM U-Net, in the argument names of guided-diffusion's constructor.
+class EncoderConfig:
+    """What the U-Net and the classifier have in common, in guided-diffusion's argument names.
 
     Args:
         image_size: Side of the square pictures it is meant for, in pixels.
         in_channels: Channels of x_t.
         model_channels: Base width; 4 times as many carry the time embedding.
-        out_channels: Channels of the output; twice `in_channels` where the variance is learned.
+        out_channels: Channels of the output; of a U-Net whose variance is learned, twice
+            `in_channels`; of a classifier, the number of classes.
         num_res_blocks: Residual blocks per level of the encoder (the decoder has one more).
         attention_resolutions: Downsampling factors (1, 2, 4, ...) at which attention is used.
         dropout: Rate inside residual blocks while training, in [0, 1).
         channel_mult: Width of each level in units of `model_channels`; one level per entry.
         conv_resample: Whether plain down- and upsampling have a convolution of their own.
-        num_classes: Number of class labels, or None for an unconditional network.
         num_heads: Attention heads, used where `num_head_channels` is -1.
         num_head_channels: Channels per attention head, or -1 to fix the number of heads instead.
         num_heads_upsample: Heads in the decoder, or -1 for `num_heads`.
@@ -41,7 +42,6 @@ class UNetConfig:
     dropout: float = 0.0
     channel_mult: Sequence[float] = (1, 2, 4, 8)
     conv_resample: bool = True
-    num_classes: int | None = None
     num_heads: int = 1
     num_head_channels: int = -1
     num_heads_upsample: int = -1
@@ -69,10 +69,6 @@ class UNetConfig:
                     f"(num_heads {self.num_heads}, num_head_channels {self.num_head_channels}, "
                     f"num_heads_upsample {self.num_heads_upsample})"
                 )
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(
-                f"num_classes is {self.num_classes}: at least 1, or None for no labels"
-            )
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -83,6 +79,11 @@ class UNetConfig:
     def embedding_channels(self) -> int:
         """Width of the time and class embedding."""
         return 4 * self.model_channels
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the picture along a side of one of the coarsest level."""
+        return 2 ** (len(self.channel_mult) - 1)
 
     def heads(self, channels: int, *, decoder: bool = False) -> int:
         """Number of attention heads of a block of that width."""
@@ -102,3 +103,62 @@ class UNetConfig:
             return self.num_head_channels > 0 and channels % self.num_head_channels == 0
         heads = self.heads(channels), self.heads(channels, decoder=True)
         return all(number > 0 and channels % number == 0 for number in heads)
+
+
+@dataclass(frozen=True)
+class UNetConfig(EncoderConfig):
+    """Architecture of an ADM U-Net: the arguments of `EncoderConfig`, and these.
+
+    guided-diffusion's `SuperResModel(in_channels=3, ...)` is the one with `in_channels` 3 and
+    `low_res_channels` 3.
+
+    Args:
+        num_classes: Number of class labels, or None for an unconditional network.
+        low_res_channels: Channels of the low-resolution picture that is enlarged and put beside
+            x_t, of a network for super-resolution; 0 for none.
+    """
+
+    num_classes: int | None = None
+    low_res_channels: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(
+                f"num_classes is {self.num_classes}: at least 1, or None for no labels"
+            )
+        if self.low_res_channels < 0:
+            raise ValueError(
+                f"low_res_channels is {self.low_res_channels}: at least 1, or 0 for a network "
+                "that sees no low-resolution picture"
+            )
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(EncoderConfig):
+    """Architecture of a classifier of noisy pictures: the arguments of `EncoderConfig`, and this.
+
+    Args:
+        pool: How the classes are read off the features: "adaptive" (their mean over the
+            coarsest level), "attention" (the mean asks the pixels; all released ones), "spatial"
+            or "spatial_v2" (two layers over the means of every level).
+    """
+
+    pool: str = "adaptive"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pool not in POOLS:
+            raise ValueError(f"pool is {self.pool!r}: it must be one of {', '.join(POOLS)}")
+        if self.pool != "attention":
+            return
+        if self.num_head_channels == -1:
+            raise ValueError(
+                "num_head_channels is -1, which leaves the heads of attention pooling open: give "
+                "the channels per head, e.g. 64"
+            )
+        if self.image_size < 1 or self.image_size % self.factor:
+            raise ValueError(
+                f"image_size is {self.image_size}: attention pooling over "
+                f"{len(self.channel_mult)} levels needs a multiple of {self.factor}"
+            )

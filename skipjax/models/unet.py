@@ -1,20 +1,13 @@
 """ADM's U-Net (Dhariwal & Nichol 2021, arXiv:2105.05233), as guided-diffusion builds it."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from skipjax.models.blocks import (
-    AttentionBlock,
-    Downsample,
-    GroupNorm,
-    ResBlock,
-    Upsample,
-    timestep_embedding,
-)
+from skipjax.models.blocks import GroupNorm, Upsample, enlarge
 from skipjax.models.config import UNetConfig
+from skipjax.models.conv import Conv
+from skipjax.models.encoder import Encoder, check_pictures, embed_time
 
 
 class UNet(nn.Module):
@@ -22,16 +15,26 @@ class UNet(nn.Module):
 
     Args:
         config: The architecture.
-        dtype: What the blocks compute in: float32 or bfloat16. Parameters stay float32;
-            embeddings, norms, softmax and the last layer compute in float32.
+        dtype: What the blocks compute in: float32, bfloat16 or float16. Embeddings, norms,
+            softmax and the last layer compute in float32 all the same. Params are made in
+            float32, and may be given in any float dtype.
+        remat: Whether residual and attention blocks are computed again in the backward pass,
+            which then needs less memory and more time; params and results stay the same.
     """
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, t: jax.Array, y: jax.Array | None = None, *, train: bool = False
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        y: jax.Array | None = None,
+        low_res: jax.Array | None = None,
+        *,
+        train: bool = False,
     ) -> jax.Array:
         """Evaluates the network.
 
@@ -39,21 +42,26 @@ class UNet(nn.Module):
             x: Noisy pictures x_t, [B, H, W, in_channels]; H and W divisible by 2^(levels - 1).
             t: Times on the scale of training (0 .. T-1), float [B], may be fractional.
             y: Labels, int [B] in 0 .. num_classes-1; None for an unconditional network.
+            low_res: Pictures to enlarge, float [B, h, w, low_res_channels] in [-1, 1], of any
+                h and w; None for a network that is not for super-resolution.
             train: Whether dropout is active; needs `rngs={"dropout": key}`.
 
         Returns:
             float32 [B, H, W, out_channels].
+
+        Raises:
+            ValueError: If y or low_res is missing, not wanted, or of a shape that does not fit.
         """
         config = self.config
+        check_pictures(config, x)
         if (y is None) != (config.num_classes is None):
             kind = "unconditional" if config.num_classes is None else "class-conditional"
             raise ValueError(
                 f"the network is {kind}, and y is {'missing' if y is None else 'given'}"
             )
+        x = _beside(x, low_res, config.low_res_channels)
 
-        emb = timestep_embedding(t, config.model_channels)
-        emb = nn.Dense(config.embedding_channels, name="time_embed_0")(emb)
-        emb = nn.Dense(config.embedding_channels, name="time_embed_2")(nn.silu(emb))
+        emb = embed_time(config, t)
         if y is not None and config.num_classes is not None:
             table = nn.Embed(
                 config.num_classes,
@@ -61,76 +69,49 @@ class UNet(nn.Module):
                 embedding_init=nn.initializers.normal(1.0),
                 name="label_emb",
             )
-            emb = emb + table(y)
+            emb = emb + table(y).astype(jnp.float32)
 
-        def res_block(h, channels, name, resample="none"):
-            block = ResBlock(
-                channels,
-                config.dropout,
-                config.use_scale_shift_norm,
-                resample,
-                self.dtype,
-                name=name,
-            )
-            return block(h, emb, train=train)
-
-        def attention(h, name, decoder=False):
-            heads = config.heads(h.shape[-1], decoder=decoder)
-            return AttentionBlock(heads, config.use_new_attention_order, self.dtype, name=name)(h)
-
-        levels = list(enumerate(config.channels))
-        h = x.astype(self.dtype)
-        h = nn.Conv(
-            config.channels[0], (3, 3), padding=1, dtype=self.dtype, name="input_blocks_0_0"
-        )(h)
-        skips = [h]
-        for level, channels in levels:
-            for _ in range(config.num_res_blocks):
-                block = f"input_blocks_{len(skips)}"
-                h = res_block(h, channels, f"{block}_0")
-                if 2**level in config.attention_resolutions:
-                    h = attention(h, f"{block}_1")
-                skips.append(h)
-            if level < len(levels) - 1:
-                name = f"input_blocks_{len(skips)}_0"
-                if config.resblock_updown:
-                    h = res_block(h, channels, name, "down")
-                else:
-                    h = Downsample(config.conv_resample, self.dtype, name=name)(h)
-                skips.append(h)
-
-        h = res_block(h, h.shape[-1], "middle_block_0")
-        h = attention(h, "middle_block_1")
-        h = res_block(h, h.shape[-1], "middle_block_2")
+        encoder = Encoder(config, emb, self.dtype, self.remat, train)
+        skips = encoder.down(x.astype(self.dtype))
+        h = encoder.middle(skips[-1])
 
         index = 0
-        for level, channels in reversed(levels):
+        for level, channels in reversed(list(enumerate(config.channels))):
             for i in range(config.num_res_blocks + 1):
                 block, part = f"output_blocks_{index}", 1
-                h = res_block(jnp.concatenate([h, skips.pop()], axis=-1), channels, f"{block}_0")
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = encoder.res_block(h, channels, f"{block}_0")
                 if 2**level in config.attention_resolutions:
-                    h, part = attention(h, f"{block}_1", decoder=True), 2
+                    h, part = encoder.attention(h, f"{block}_1", decoder=True), 2
                 if level and i == config.num_res_blocks:
                     name = f"{block}_{part}"
                     if config.resblock_updown:
-                        h = res_block(h, channels, name, "up")
+                        h = encoder.res_block(h, channels, name, "up")
                     else:
                         h = Upsample(config.conv_resample, self.dtype, name=name)(h)
                 index += 1
 
         h = nn.silu(GroupNorm(name="out_0")(h.astype(jnp.float32)))
-        zeros = nn.initializers.zeros
-        return nn.Conv(config.out_channels, (3, 3), padding=1, kernel_init=zeros, name="out_2")(h)
+        return Conv(config.out_channels, kernel_init=nn.initializers.zeros, name="out_2")(h)
 
 
-def example(config: UNetConfig) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The least x, t and y that the network takes: what its params are initialised with."""
-    side = 2 ** (len(config.channel_mult) - 1)
-    y = None if config.num_classes is None else jnp.zeros(1, jnp.int32)
-    return jnp.zeros((1, side, side, config.in_channels)), jnp.zeros(1), y
-
-
-def param_shapes(config: UNetConfig) -> dict[str, Any]:
-    """Shapes and dtypes of the network's params, without computing any."""
-    shapes: Any = jax.eval_shape(UNet(config).init, jax.random.key(0), *example(config))
-    return shapes["params"]
+def _beside(x: jax.Array, low_res: jax.Array | None, channels: int) -> jax.Array:
+    """x with the low-resolution picture, enlarged to its size, on further channels."""
+    if low_res is None:
+        if channels:
+            raise ValueError(
+                "the network is for super-resolution, and low_res is missing: give the pictures "
+                f"to enlarge, [{x.shape[0]}, height, width, {channels}] in [-1, 1]"
+            )
+        return x
+    if not channels:
+        raise ValueError(
+            "the network is not for super-resolution (low_res_channels = 0), and low_res is given"
+        )
+    if low_res.ndim != 4 or (low_res.shape[0], low_res.shape[-1]) != (x.shape[0], channels):
+        raise ValueError(
+            f"low_res is {list(low_res.shape)}: it must be "
+            f"[{x.shape[0]}, height, width, {channels}], of the batch of x"
+        )
+    _, height, width, _ = x.shape
+    return jnp.concatenate([x, enlarge(low_res.astype(x.dtype), height, width)], axis=-1)

@@ -1,4 +1,4 @@
-"""The ADM U-Net and schedules against azula's, a PyTorch copy of guided-diffusion's."""
+"""ADM's networks and schedules against azula's, a PyTorch copy of guided-diffusion's."""
 
 from dataclasses import asdict, replace
 from functools import partial
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from skipjax import schedules
-from skipjax.models import UNet, UNetConfig
+from skipjax.models import ClassifierConfig, UNetConfig, network
+from skipjax.models.config import POOLS
 from skipjax.weights import adm
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
@@ -67,12 +68,47 @@ CONFIGS = {
         PLAIN, num_res_blocks=2, channel_mult=(1,), attention_resolutions=(), num_classes=1
     ),
 }
+SUPER = {
+    "super_resolution": replace(RELEASED, low_res_channels=3),
+    "super_resolution_of_grey_pictures": replace(PLAIN, in_channels=1, low_res_channels=1),
+}
+CLASSIFIER = ClassifierConfig(
+    image_size=16,
+    in_channels=3,
+    model_channels=64,
+    out_channels=7,
+    num_res_blocks=2,
+    attention_resolutions=(2,),
+    channel_mult=(0.5, 1),
+    num_head_channels=16,
+    use_scale_shift_norm=True,
+    resblock_updown=True,
+)
+CLASSIFIERS = {
+    **{f"pool_{pool}": replace(CLASSIFIER, pool=pool) for pool in POOLS},
+    "pool_attention_plain_new_order": replace(
+        CLASSIFIER,
+        pool="attention",
+        channel_mult=(1, 1, 2),
+        num_head_channels=32,
+        use_scale_shift_norm=False,
+        resblock_updown=False,
+        use_new_attention_order=True,
+    ),
+}
 T = [0.0, 417.25, 999.0]
 
 
 def their_network(config, seed=0):
     """azula's network with weights such that every layer, the zero-initialised too, matters."""
-    network = azula.unet.UNetModel(**asdict(config)).eval()
+    arguments = asdict(config)
+    if isinstance(config, ClassifierConfig):
+        kind = azula.unet.EncoderUNetModel
+    else:
+        # theirs always enlarges a picture of as many channels as x_t
+        kind = azula.unet.SuperResModel if config.low_res_channels else azula.unet.UNetModel
+        assert arguments.pop("low_res_channels") in (0, config.in_channels)
+    network = kind(**arguments).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, param in network.named_parameters():
@@ -86,16 +122,36 @@ def their_network(config, seed=0):
 
 
 def inputs_of(config):
-    """x of a picture twice as wide as high, fractional t, and labels or None."""
+    """x, fractional t, and whatever the network takes besides: labels, a smaller picture."""
     random = np.random.default_rng(1)
-    x = random.normal(size=(len(T), config.in_channels, 8, 16)).astype(np.float32)
+
+    def pictures(height, width):
+        return random.normal(size=(len(T), height, width, config.in_channels)).astype(np.float32)
+
+    if isinstance(config, ClassifierConfig):
+        # What attention pooling takes is square; all else is here tried with other pictures.
+        return pictures(16 if config.pool == "attention" else 8, 16), np.float32(T)
     y = None if config.num_classes is None else np.arange(len(T)) * 3 % config.num_classes
-    return x, np.float32(T), y
+    x = pictures(8, 16)
+    if not config.low_res_channels:
+        return x, np.float32(T), y
+    return x, np.float32(T), y, pictures(3, 4)
 
 
-def their_output(network, x, t, y):
-    y = None if y is None else torch.tensor(y)
-    return network(x, torch.tensor(t), y).permute(0, 2, 3, 1)
+def to_torch(value):
+    value = torch.tensor(value)
+    return value.permute(0, 3, 1, 2) if value.ndim == 4 else value
+
+
+def from_torch(value):
+    return value.permute(0, 2, 3, 1) if value.ndim == 4 else value
+
+
+def their_output(network, x, t, y=None, low_res=None):
+    """Output, in our layout, for inputs of which x alone is torch's."""
+    given = {"y": y, "low_res": low_res}
+    others = {name: to_torch(value) for name, value in given.items() if value is not None}
+    return from_torch(network(x, torch.tensor(t), **others))
 
 
 def params_of(tensors, config):
@@ -107,36 +163,40 @@ def error(ours, theirs, floor=0.0):
     return np.abs(np.asarray(ours) - theirs).max() / max(np.abs(theirs).max(), floor)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+EVERY = CONFIGS | SUPER | CLASSIFIERS
+
+
+@pytest.mark.parametrize("config", EVERY.values(), ids=EVERY)
 def test_output_equals_theirs(config):
-    theirs = their_network(config)
-    x, t, y = inputs_of(config)
+    theirs, inputs = their_network(config), inputs_of(config)
     with torch.no_grad():
-        expected = their_output(theirs, torch.tensor(x), t, y).numpy()
-    apply = jax.jit(UNet(config).apply)
-    out = apply({"params": params_of(theirs.state_dict(), config)}, np.moveaxis(x, 1, -1), t, y)
+        expected = their_output(theirs, to_torch(inputs[0]), *inputs[1:]).numpy()
+    params = params_of(theirs.state_dict(), config)
+    out = jax.jit(network(config).apply)({"params": params}, *inputs)
     assert out.shape == expected.shape
     assert error(out, expected) < 5e-5
 
 
-def test_gradients_equal_theirs():
-    config = RELEASED
-    theirs = their_network(config)
-    x, t, y = inputs_of(config)
-    their_x = torch.tensor(x, requires_grad=True)
-    their_output(theirs, their_x, t, y).square().mean().backward()
+GRADIENTS = {"released": RELEASED, **SUPER, **CLASSIFIERS}
+
+
+@pytest.mark.parametrize("config", GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients_equal_theirs(config):
+    theirs, (x, *others) = their_network(config), inputs_of(config)
+    their_x = to_torch(x).requires_grad_()
+    their_output(theirs, their_x, *others).square().mean().backward()
     expected = params_of({n: p.grad for n, p in theirs.named_parameters()}, config)
 
     def loss(params, x):
-        return jnp.square(UNet(config).apply({"params": params}, x, t, y)).mean()
+        return jnp.square(network(config).apply({"params": params}, x, *others)).mean()
 
     params = params_of(theirs.state_dict(), config)
-    of_params, of_x = jax.jit(jax.grad(loss, (0, 1)))(params, np.moveaxis(x, 1, -1))
-    assert error(of_x, np.moveaxis(their_x.grad.numpy(), 1, -1)) < 5e-5
+    of_params, of_x = jax.jit(jax.grad(loss, (0, 1)))(params, x)
+    assert error(of_x, from_torch(their_x.grad).numpy()) < 5e-5
     # A bias that the next norm takes away has no gradient but rounding.
     floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     errors = jax.tree.map(partial(error, floor=floor), of_params, expected)
-    assert max(jax.tree.leaves(errors)) < 5e-5, errors
+    assert max(jax.tree.leaves(errors)) < 1e-4, errors
 
 
 @pytest.mark.parametrize("T", [250, 1000, 4000])
