@@ -1,0 +1,204 @@
+"""Damaged and forged archives: each is refused, and no byte of a damaged record gets through."""
+
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch_writer as writer
+
+from skipjax.weights import torch_file, zip_records
+
+VALUES = np.arange(64, dtype=np.float32)
+
+
+def entries():
+    return writer.entries({"weight": writer.tensor(VALUES), "bias": writer.tensor(VALUES[:3])})
+
+
+def changed(record, **changes):
+    """The archive, with a record changed."""
+    made = entries()
+    entry = next(entry for entry in made if entry.name == f"model/{record}")
+    for field, value in changes.items():
+        setattr(entry, field, value)
+    return writer.archive(made)
+
+
+def added(name, data=b"x", **changes):
+    """The archive, with one more record."""
+    return writer.archive([*entries(), writer.Entry(name, data, **changes)])
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.pt"
+
+
+def test_archives_of_the_standard_library_are_read_too(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for entry in entries():
+            archive.writestr(entry.name, entry.data)
+    with zipfile.ZipFile(path) as archive:
+        found = zip_records.records(path)
+        assert list(found) == archive.namelist()
+        for name, record in found.items():
+            assert record.read().tobytes() == archive.read(name)
+
+
+def test_the_standard_library_reads_what_these_tests_write(path):
+    path.write_bytes(writer.archive(entries()))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert {entry.name: entry.data for entry in entries()} == {
+            name: archive.read(name) for name in archive.namelist()
+        }
+
+
+def test_sizes_and_places_of_64_bits_are_read(path):
+    """As torch writes them beyond 4 GiB; here they are small all the same."""
+    made = entries()
+    for entry in made:
+        if entry.name == "model/data/0":
+            entry.extra = struct.pack("<2H2Q", 1, 16, 256, 256)
+            entry.size = entry.packed = 2**32 - 1
+    path.write_bytes(writer.archive(made))
+    np.testing.assert_array_equal(torch_file.state_dict(path)["weight"], VALUES)
+    offset = zip_records.records(path)["model/version"].start
+    for entry in made:
+        if entry.name == "model/version":
+            entry.extra, entry.start = struct.pack("<2HQ", 1, 8, offset), 2**32 - 1
+    path.write_bytes(writer.archive(made))
+    assert zip_records.records(path)["model/version"].read().tobytes() == b"3\n"
+
+
+BOMB = zlib.compress(bytes(10**8))[2:-4]
+OVERLAPS = "overlaps the next record; the file is damaged"
+ARCHIVES = {
+    "a bomb": (
+        added("model/data/2", BOMB, method=8, size=10**8, crc=0),
+        "'model/data/2' is compr",
+    ),
+    "compressed": (changed("data/0", method=8), "is compressed, which torch.save does not write"),
+    "another size packed": (changed("data/0", packed=3), "is compressed, which torch.save does"),
+    "encrypted": (changed("data/0", flags=0x809), "'model/data/0' is encrypted"),
+    "strongly encrypted": (changed("data/0", flags=0x841), "'model/data/0' is encrypted"),
+    "unknown flags": (changed("data/0", flags=0x4808), "has the flags 0x4808"),
+    "a name twice": (added("model/data/0"), "two records are named 'model/data/0'"),
+    "overlapping": (changed("data/1", start=0), OVERLAPS),
+    "beyond the end": (changed("data/1", start=2**31), OVERLAPS),
+    "within another": (changed("data/1", start=700), OVERLAPS),
+    "as large as 4 GiB": (changed("data/0", size=2**32 - 2, packed=2**32 - 2), OVERLAPS),
+    "as large as 2**63": (
+        changed(
+            *("data/0",),
+            **{"size": 2**32 - 1, "packed": 2**32 - 1},
+            extra=struct.pack("<2H2Q", 1, 16, 2**63, 2**63),
+        ),
+        OVERLAPS,
+    ),
+    "a cut 64-bit size": (
+        changed("data/0", size=2**32 - 1, packed=2**32 - 1, extra=struct.pack("<2HL", 1, 16, 1)),
+        OVERLAPS,
+    ),
+    "a wrong checksum": (changed("data/0", crc=1), "the CRC-32 of 'model/data/0' is wrong"),
+    "no checksum": (changed("data/0", crc=0), "save it again with checksums if torch was told"),
+    "a wrong checksum of the pickle": (
+        changed("data.pkl", crc=1),
+        "the CRC-32 of 'model/data.pkl",
+    ),
+    "another name in front": (changed("data/0", local_name="model/data/9"), "directory disagree"),
+    "a longer name in front": (
+        changed("data/0", local_name="model/data/00"),
+        "directory disagree",
+    ),
+    "a huge header": (changed("data/0", local_extra=2**16 - 1), OVERLAPS),
+    "an unknown byte order": (changed("byteorder", data=b"middle"), "byte order is b'middle'"),
+    "a huge byte order": (
+        changed("byteorder", data=b"little" * 9),
+        "has 54 bytes; accepted are 16",
+    ),
+    "up": (added("model/../../etc/passwd"), "has the unsafe name 'model/../../etc/passwd'"),
+    "absolute": (added("/etc/passwd"), "has the unsafe name '/etc/passwd'"),
+    "a drive": (added("C:/x"), "has the unsafe name 'C:/x'"),
+    "backslashes": (added("model\\..\\x"), r"has the unsafe name 'model\\\\"),
+    "a NUL": (added("model/data/0\0"), r"has the unsafe name 'model/data/0\\x00'"),
+    "a line end": (added("model/\n"), r"has the unsafe name 'model/\\n'"),
+    "a folder": (added("model/"), "has the unsafe name 'model/'"),
+    "no name": (added(""), "has the unsafe name ''"),
+    "a name not in UTF-8": (added("model/\udcff"), "a record's name is not UTF-8"),
+    "a long name": (added("model/" + "a" * 2000), "a record's name has 2006 characters"),
+    "a comment": (writer.archive(entries(), comment=b"hello"), "does not end as a zip archive"),
+    "something after it": (writer.archive(entries()) + b"x", "does not end as a zip archive"),
+    "something before it": (b"PK\3\4" + writer.archive(entries()), "directory contradicts itself"),
+    "fewer records": (writer.archive(entries(), count=3), "there are 8 records in place of 3"),
+    "more records": (writer.archive(entries(), count=99), "there are 8 records in place of 99"),
+    "very many records": (writer.archive(entries(), count=2**40), "1099511627776 records in a"),
+    "a huge directory": (writer.archive(entries(), size=2**62), "directory contradicts itself"),
+    "a directory from the start": (writer.archive(entries(), at=0), "directory contradicts"),
+    "no directory": (writer.archive(entries(), size=0), "directory contradicts itself"),
+    "no records": (b"PK\3\4" + writer.archive([]), "directory contradicts itself"),
+}
+
+
+@pytest.mark.parametrize(("content", "match"), ARCHIVES.values(), ids=ARCHIVES)
+def test_what_torch_does_not_write_is_refused(path, content, match):
+    path.write_bytes(content)
+    writer.refused(path, match)
+
+
+def test_an_archive_cut_short_anywhere_is_refused(path):
+    whole = writer.archive(entries())
+    for length in [
+        *range(0, 200),
+        *range(200, len(whole), 29),
+        *range(len(whole) - 150, len(whole)),
+    ]:
+        path.write_bytes(whole[:length])
+        writer.refused(path, "cut short|is empty|is no zip archive")
+
+
+def test_a_bit_flipped_anywhere_is_found_or_changes_nothing(path):
+    whole = writer.archive(entries())
+    random = np.random.default_rng(0)
+    found = 0
+    for bit in random.choice(len(whole) * 8, 1000, replace=False):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            tensors = torch_file.state_dict(path)
+            np.testing.assert_array_equal(tensors["weight"], VALUES)
+            np.testing.assert_array_equal(tensors["bias"], VALUES[:3])
+        except ValueError as error:
+            found += 1
+            assert str(error).startswith(f"{path}: ")
+    assert found > 300
+
+
+def test_a_file_that_changes_after_it_was_opened_is_refused(path):
+    path.write_bytes(writer.archive(entries()))
+    tensor = torch_file.state_dict(path)["weight"]
+    content = path.read_bytes()
+    start = content.index(VALUES.tobytes())
+    path.write_bytes(content[: start + 100])
+    with pytest.raises(ValueError, match="model.pt: ends inside of 'model/data/0'"):
+        np.asarray(tensor)
+    path.write_bytes(content[: start - 100])
+    with pytest.raises(ValueError, match="model.pt: (ends inside|.*overlaps|.*disagree)"):
+        np.asarray(tensor)
+    path.write_bytes(content.replace(VALUES.tobytes(), VALUES[::-1].tobytes()))
+    with pytest.raises(ValueError, match="model.pt: the CRC-32 of 'model/data/0' is wrong"):
+        np.asarray(tensor)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        np.asarray(tensor)
+
+
+def test_many_records_are_listed_soon_and_too_many_refused(path):
+    made = [writer.Entry(f"model/data/{key:050}", b"") for key in range(2**16 - 8)]
+    path.write_bytes(writer.archive([*made, *entries()]))
+    assert len(zip_records.records(path)) == 2**16
+    path.write_bytes(writer.archive([*made, *entries(), writer.Entry("model/x", b"")]))
+    writer.refused(path, "65537 records in a directory of .* bytes; accepted are up to 65536")
