@@ -31,7 +31,7 @@ from skipjax.models import UNet, UNetConfig
 from skipjax.training import emoji, step
 from skipjax.training.run import Run, fit
 from skipjax.training.step import TrainState
-from skipjax.weights import cards
+from skipjax.weights import folders
 from skipjax.weights.checkpoint import Steps
 
 # Light where pictures are large, wide where they are small: two CPU cores train it at 50 pictures
@@ -103,7 +103,7 @@ def publish(run: Path, out: Path, commands: tuple[str, ...] = (COMMAND,), lacks:
         "lacks": lacks,
     }
     shutil.rmtree(out / "params", ignore_errors=True)
-    cards.save(out, state.ema, card, np.float16)
+    folders.save(out, state.ema, card, np.float16)
     skipjax.grid(sheet, 8).save(out / "samples.png")
 
 
