@@ -1,46 +1,67 @@
 """Load a network, sample from it."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from skipjax import denoisers, labels, plans, sampling
+from skipjax import labels, placement, request
 from skipjax import progress as progress_bar
-from skipjax.checks import whole
+from skipjax.generation import Guide, generate
 from skipjax.labels import Label
-from skipjax.models import UNet
+from skipjax.models import ClassifierConfig, UNetConfig
+from skipjax.placement import Placement
 from skipjax.plans import Plan
-from skipjax.pretrained import Pretrained
-from skipjax.weights import cards
-
-_READINGS = {
-    "eps": denoisers.from_eps,
-    "x_0": denoisers.from_x_0,
-    "v": denoisers.from_v,
-}
+from skipjax.pretrained import Classifier, ClassifierSpec, Pretrained, Spec
+from skipjax.schedules import Variance
+from skipjax.weights import cards, folders, released
 
 
-def load(checkpoint: str | Path) -> Pretrained:
-    """Loads a checkpoint, after checking each of its files against the card's sha256.
+def load(
+    checkpoint: str | Path,
+    *,
+    card: str | None = None,
+    config: UNetConfig | ClassifierConfig | Spec | ClassifierSpec | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+) -> Any:
+    """Loads a checkpoint, after checking its files against the sha256 that is known of them.
 
     Args:
-        checkpoint: A bundled name ("emoji32"), or a checkpoint's folder.
+        checkpoint: A bundled name ("emoji32"), a checkpoint's folder, or a released file of
+            weights, .pt or .safetensors ("256x256_diffusion.pt").
+        card: Name of the card that describes the file; found by the file's name, unless told.
+        config: What the file holds instead of a card: a `Spec`, or just the architecture, and then
+            it is taken to be trained as ADM's are (linear schedule, T = 1000, eps).
+        dtype: To keep the weights in: float32, bfloat16 or float16.
+        sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
+            `skipjax.placement.mesh` to split them over, a function from a shape to a sharding, or
+            a pytree of shardings. Each array goes straight there.
+            Unless told, to the first device.
 
     Returns:
-        The weights, float32, as a pytree that carries what is known of the network.
+        A `Pretrained`, or for a classifier of noisy pictures a `Classifier`: the weights as a
+        pytree that carries what is known of the network.
 
     Raises:
-        ValueError: If there is no such checkpoint, a file of it is missing or damaged, or a
-            weight is not finite.
+        ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
+            do not fit the architecture, or one is not finite.
     """
-    return cards.load(cards.find(checkpoint))
+    path, dtype = Path(checkpoint), jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(f"dtype is {dtype}: it must be float32, bfloat16 or float16")
+    if path.is_file():
+        return released.load(path, card, config, dtype, sharding)
+    if card is not None or config is not None:
+        raise ValueError(
+            f"{path} is not a file: card and config say what a .pt or .safetensors holds"
+        )
+    return folders.load(cards.find(checkpoint), dtype, sharding)
 
 
 def sample(
@@ -52,109 +73,78 @@ def sample(
     num: int = 4,
     ids: Sequence[int] | np.ndarray | None = None,
     label: Label | Sequence[Label] | None = None,
+    guidance: float | None = None,
+    classifier: Classifier | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    low_res: jax.Array | np.ndarray | None = None,
+    steps: str | None = None,
+    variance: Variance | None = None,
     plan: Plan | None = None,
     clip: bool = True,
     dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
     devices: Sequence[jax.Device] | None = None,
     progress: bool = False,
 ) -> jax.Array:
     """Draws pictures.
 
     A picture depends on `key` and its id alone: not on which others are drawn with it, nor on how
-    many devices. A new key, label, cutoff or eta, or another plan of as many rows, runs the
-    program that is compiled already.
+    many devices. A new key, label, cutoff or eta, another scale or interval of guidance, another
+    plan of as many rows: each runs the program that is compiled already.
 
     Args:
-        params: What `load` returned.
+        params: What `load` returned. Where its weights lie on a mesh, pictures are spread over the
+            axes that no weight is split over.
         key: From `jax.random.key`.
         skip: Stride over the T training times, 1 .. T; the network is called ceil(T / skip) times.
         cutoff: Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T.
-        num: How many pictures, with ids 0 .. num-1.
+        num: How many pictures, with ids 0 .. num-1; with `low_res` as many as it has.
         ids: Ids of the pictures instead, each in 0 .. 2^32 - 1.
         label: Class, by number or name: one for all, or one per picture. None draws one for each
-            picture from its id. Only for class-conditional networks.
-        plan: Any other sampler, instead of `skip` and `cutoff`.
+            picture from its id. Only where the network or the classifier takes labels.
+        guidance: Scale of guidance: by the classifier, 1 unless told; or without one, where the
+            network has a null label (1 is then no guidance).
+        classifier: What guides, from `load`, trained on the same schedule.
+        guidance_interval: Least and largest time at which to guide; at all times, unless told.
+        low_res: Pictures to enlarge, [num, h, w, C], float in [-1, 1] or uint8; only for a
+            network that does, and needed there.
+        steps: One of ADM's strings instead of `skip` and `cutoff`, for ADM's own sampler:
+            "250", "90,60,60,20,20", "" for all T times; "ddim25" for DDIM.
+        variance: Of the noise in skipped-step and ADM's sampling: "small", "large",
+            "learned_range", "learned"; what the network was made for, unless told.
+        plan: Any other sampler, instead of `skip`, `cutoff`, `steps` and `variance`.
         clip: Whether predictions of x_0 are kept in [-1, 1].
         dtype: What the network computes in, float32 or bfloat16.
-        devices: Where to compute; all local devices unless told. Pictures are spread over them.
+        remat: Whether a classifier's layers are computed again for its gradient, to save memory.
+        devices: Where to compute, each with a copy of the weights; unless told, where the weights
+            lie if that is a mesh, and all local devices otherwise.
         progress: Whether to show the steps go by.
 
     Returns:
-        float32 [num, H, W, C]; in [-1, 1] where `clip` is set and the plan ends without noise.
+        float32 [num, H, W, C]; in [-1, 1] where `clip` is set, nothing guides and the plan ends
+        without noise.
 
     Raises:
         ValueError: For an argument out of range, with what is accepted.
-        TypeError: If `params` or `key` is of another kind.
+        TypeError: If `params`, `classifier` or `key` is of another kind.
         FloatingPointError: If a picture came out NaN or infinite.
     """
-    params, key, dtype = _pretrained(params), _typed(key), _compute_dtype(dtype)
-    if plan is None:
-        plan = plans.skipped(params.schedule, skip, cutoff)
-    elif (skip, cutoff) != (20, 0):
-        raise ValueError("plan is given, and skip or cutoff too, which it replaces: drop one")
-    ids = np.arange(whole("num", num, 1, 2**32)) if ids is None else _ids(ids)
-    numbers = labels.resolve(params.spec, key, ids, label)
-    arguments = place(params, plan, key, ids, numbers, devices)
+    params, key, dtype = request.network(params), request.key(key), request.dtype(dtype)
+    plan = request.plan(params, skip, cutoff, steps, variance, plan)
+    low_res = request.low_res(params.spec, low_res)
+    ids = request.ids(num, ids, low_res)
+    guide = request.guide(params.spec, guidance, classifier, guidance_interval)
+    numbers = labels.resolve(request.labelled(params.spec, guide), key, ids, label)
+    numbers = request.towards(params.spec, guide, numbers)
+    arguments = place(params, plan, key, ids, numbers, devices, low_res=low_res, guide=guide)
+    options: Any = {"clip": clip, "dtype": dtype, "remat": remat}
     if progress:
         with progress_bar.bar(plan.nfe):
-            images = generate(*arguments, clip=clip, dtype=dtype, on_step=progress_bar.on_step)
+            images = generate(*arguments, **options, on_step=progress_bar.on_step)
             images.block_until_ready()
     else:
-        images = generate(*arguments, clip=clip, dtype=dtype)
+        images = generate(*arguments, **options)
     return finite(images[: len(ids)], ids)
-
-
-@partial(jax.jit, static_argnames=("clip", "dtype", "on_step"))
-def generate(
-    params: Pretrained,
-    plan: Plan,
-    key: jax.Array,
-    ids: jax.Array,
-    labels: jax.Array | None,
-    *,
-    clip: bool = True,
-    dtype: DTypeLike = jnp.float32,
-    on_step: Callable[[jax.Array], None] | None = None,
-) -> jax.Array:
-    """All of sampling as a pure function of arrays: what `sample` runs, to be used under `jit`,
-    `vmap`, `grad`, compiled ahead of time, or with arrays that are sharded over a mesh.
-
-    Args:
-        params: What `load` returned.
-        plan: The sampler.
-        key: Scalar key of the run; a picture's own is fold_in(key, id).
-        ids: Ids of the pictures, uint32 [B].
-        labels: Labels, int [B]; None for an unconditional network.
-        clip: Whether predictions of x_0 are kept in [-1, 1].
-        dtype: What the network computes in.
-        on_step: Told the index of each row of the plan when it is done.
-
-    Returns:
-        float32 [B, H, W, C].
-    """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-    x = sampling.starting_noise(keys, params.shape)
-    denoise = denoiser(params, labels, clip=clip, dtype=dtype)
-    return sampling.integrate(plan, denoise, x, keys, on_step=on_step)
-
-
-def denoiser(
-    params: Pretrained,
-    labels: jax.Array | None = None,
-    *,
-    clip: bool = True,
-    dtype: DTypeLike = jnp.float32,
-) -> denoisers.Denoise:
-    """The denoiser of a loaded network, for a batch of the given labels, int [B] or None."""
-    net, channels = UNet(params.spec.unet, jnp.dtype(dtype)), params.shape[-1]
-
-    def network(x, t):
-        # A learned variance stands behind the prediction; the plans here bring their own.
-        output: Any = net.apply({"params": params.params}, x, t, labels)
-        return output[..., :channels]
-
-    denoise = _READINGS[params.spec.prediction](network)
-    return denoisers.clip(denoise) if clip else denoise
 
 
 def finite(images: jax.Array, ids: np.ndarray) -> jax.Array:
@@ -179,60 +169,25 @@ def place(
     ids: np.ndarray,
     labels: np.ndarray | None,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    low_res: np.ndarray | jax.Array | None = None,
+    guide: Guide | None = None,
 ) -> tuple:
-    """The arguments of `generate` on the devices: weights on each, pictures spread over them.
+    """The arguments of `generate` on the devices: weights, and pictures spread over them.
 
     The last picture is repeated where their number is not a multiple of the devices'.
     """
-    devices = list(devices or jax.local_devices())[: len(ids)]
-    params = jax.device_put(params, _sharding(devices, PartitionSpec()))
-    over_pictures = partial(_spread, devices=devices)
-    return params, plan, key, *jax.tree.map(over_pictures, (ids.astype(np.uint32), labels))
+    mesh: Mesh | None = None if devices else placement.mesh_of(params)
+    if mesh is None:
+        chosen = list(devices or jax.local_devices())[: len(ids)]
+        mesh = placement.mesh(len(chosen), devices=chosen)
+        params = jax.device_put(params, placement.replicated(mesh))
+    if guide is not None and placement.mesh_of(guide) != mesh:
+        guide = jax.device_put(guide, placement.replicated(mesh))
+    over = placement.pictures(mesh, (params, guide))
 
+    def spread(array):
+        return None if array is None else placement.spread(array, over)
 
-def _spread(vector: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
-    """A vector over pictures, split over devices; its last entry is repeated to fill them up."""
-    short = -len(vector) % len(devices)
-    filled = np.pad(vector, (0, short), mode="edge")
-    return jax.device_put(filled, _sharding(devices, PartitionSpec("data")))
-
-
-def _sharding(devices: Sequence[jax.Device], spec: PartitionSpec) -> NamedSharding:
-    auto = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
-    return NamedSharding(mesh, spec)
-
-
-def _pretrained(params: Any) -> Pretrained:
-    if isinstance(params, Pretrained):
-        return params
-    raise TypeError(
-        f"params is a {type(params).__name__}: pass what skipjax.load(...) returned. Plain params "
-        "become one with skipjax.Pretrained(params, skipjax.Spec(name, config, ...))"
-    )
-
-
-def _typed(key: Any) -> jax.Array:
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        legacy = ", a legacy key" if np.shape(key) == (2,) else ""
-        raise TypeError(f"key is {key!r}{legacy}: pass a typed key, such as jax.random.key(0)")
-    if key.shape:
-        raise TypeError(
-            f"key holds keys of shape {key.shape}: pass one; each picture derives its own"
-        )
-    return key
-
-
-def _compute_dtype(dtype: DTypeLike) -> jnp.dtype:
-    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype is {jnp.dtype(dtype)}: it must be float32 or bfloat16")
-    return jnp.dtype(dtype)
-
-
-def _ids(ids: Any) -> np.ndarray:
-    array = np.asarray(ids)
-    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-        raise ValueError(f"ids is {ids!r}: it must be a non-empty list of whole numbers")
-    if array.min() < 0 or array.max() >= 2**32:
-        raise ValueError(f"ids span {array.min()} .. {array.max()}: they must be in 0 .. 2^32 - 1")
-    return array
+    ids = ids.astype(np.uint32)
+    return params, plan, key, spread(ids), spread(labels), spread(low_res), guide

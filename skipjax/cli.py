@@ -4,23 +4,27 @@ import json
 import os
 import sys
 import time
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import platformdirs
 import tyro
 from tqdm import tqdm
 
 import skipjax
-from skipjax import api, images, labels, plans
+from skipjax import api, images, labels, request
 from skipjax.checks import whole
+from skipjax.files import pending
+from skipjax.generation import generate
 from skipjax.models import param_shapes
-from skipjax.plans import Plan
-from skipjax.pretrained import Pretrained
-from skipjax.weights import cards
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.weights import cards, folders, released
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
@@ -50,13 +54,21 @@ class Sample:
     """Draw pictures from a checkpoint and save them."""
 
     checkpoint: str = "emoji32"
-    """A bundled name, or a checkpoint's folder."""
+    """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
     skip: Whole = 20
     """Stride over the training times: of 1000, 20 leaves 50 network calls."""
     cutoff: Whole = 0
     """Steps that start at this time or above are skipped-step, those below DDIM."""
+    steps: str | None = None
+    """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"."""
+    classifier: Path | None = None
+    """Checkpoint of a classifier, to guide by."""
+    guidance: float | None = None
+    """Scale of guidance; 1 where a classifier is given."""
+    low_res: Path | None = None
+    """.npz whose arr_0 holds the pictures to enlarge, as this command writes them."""
     num: Whole = 4
-    """How many pictures."""
+    """How many pictures; with low_res as many as it holds."""
     labels: tuple[str, ...] = ()
     """Classes by number or name, taken in turn; drawn at random where none is given."""
     seed: Whole = 0
@@ -70,23 +82,38 @@ class Sample:
         """Samples, and says how long it took."""
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
-        num = whole("num", self.num, 1, 2**32)
-        batch = min(whole("batch", self.batch, 1), num)
-        with images.pending(self.out) as pending:
+        with pending(self.out) as temporary:
             params = api.load(self.checkpoint)
-            plan = plans.skipped(params.schedule, self.skip, self.cutoff)
-            key, ids = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1)), np.arange(num)
+            if isinstance(params, Classifier):
+                raise ValueError(f"{params.spec.name} is a classifier: give it as --classifier")
+            spec = params.spec
+            plan = request.plan(params, self.skip, self.cutoff, self.steps, None, None)
+            low_res = request.low_res(spec, None if self.low_res is None else _read(self.low_res))
+            ids = request.ids(self.num, None, low_res)
+            batch = min(whole("batch", self.batch, 1), len(ids))
+            classifier = None if self.classifier is None else api.load(self.classifier)
+            if isinstance(classifier, Pretrained):
+                raise ValueError(f"{classifier.spec.name} is no classifier: it draws pictures")
+            guide = request.guide(spec, self.guidance, classifier, None)
+            key = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1))
             asked = [self.labels[i % len(self.labels)] for i in ids] if self.labels else None
-            label = labels.resolve(params.spec, key, ids, asked)
-            pictures, compiling, sampling = _draw(params, plan, key, ids, label, batch)
+            label = labels.resolve(request.labelled(spec, guide), key, ids, asked)
+
+            def arguments(chosen: np.ndarray) -> tuple:
+                y = None if label is None else label[chosen]
+                small = None if low_res is None else low_res[chosen]
+                return api.place(params, plan, key, ids[chosen], y, low_res=small, guide=guide)
+
+            pictures, compiling, sampling = _draw(arguments, len(ids), batch)
             if self.out.suffix == ".png":
-                images.grid(pictures).save(pending)
+                images.grid(pictures).save(temporary)
             else:
                 arrays = [pictures] if label is None else [pictures, label]
-                np.savez(pending, *arrays)
+                np.savez(temporary, *arrays)
         print(
-            f"{num} pictures, {plan.nfe} NFE each, in {sampling:.1f} s: {num / sampling:.2f} "
-            f"pictures/s, after {compiling:.1f} s to compile. Saved: {self.out}"
+            f"{len(ids)} pictures, {plan.nfe} NFE each, in {sampling:.1f} s: "
+            f"{len(ids) / sampling:.2f} pictures/s, after {compiling:.1f} s to compile. "
+            f"Saved: {self.out}"
         )
 
 
@@ -95,20 +122,46 @@ class Info:
     """Say what is known of a checkpoint, and what its network is made of."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "emoji32"
-    """A bundled name, or a checkpoint's folder."""
+    """A bundled or released name, a checkpoint's folder, or a released file."""
 
     def __call__(self) -> None:
         """Prints the card, then the parameters block by block."""
-        card = cards.read(cards.find(self.checkpoint))
+        card = cards.describe(self.checkpoint)
         print(json.dumps(card, indent=2, ensure_ascii=False))
+        shapes = param_shapes(folders.architecture(cards.spec(card)))
         blocks = {
             block: sum(leaf.size for leaf in jax.tree.leaves(params))
-            for block, params in param_shapes(cards.spec(card).unet).items()
+            for block, params in shapes.items()
         }
         width = max(map(len, blocks))
         for block, count in blocks.items():
             print(f"{block:{width}}  {count:>12,}")
         print(f"{'parameters':{width}}  {sum(blocks.values()):>12,}")
+
+
+@dataclass
+class Convert:
+    """Turn a released file of weights into a checkpoint's folder, with its card and checksums."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A .pt or .safetensors."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder to make."""
+    card: str | None = None
+    """Name of the card that describes the file; found by the file's name, unless told."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """To store the weights in."""
+
+    def __call__(self) -> None:
+        """Converts, and says what came of it."""
+        if not self.file.is_file():
+            raise ValueError(f"{self.file} is not a file: give a .pt or .safetensors")
+        card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype))
+        size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
+        print(
+            f"{card['name']}: {card['parameters']:,} parameters, {self.dtype}, "
+            f"{size / 1e9:.2f} GB. Saved: {self.out}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -119,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     command = tyro.cli(
         Annotated[Sample, tyro.conf.subcommand("sample")]
-        | Annotated[Info, tyro.conf.subcommand("info")],
+        | Annotated[Info, tyro.conf.subcommand("info")]
+        | Annotated[Convert, tyro.conf.subcommand("convert")],
         prog="skipjax",
         args=arguments,
         description="Sampling from pretrained diffusion models in JAX. Also: skipjax --version",
@@ -139,32 +193,36 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _draw(
-    params: Pretrained,
-    plan: Plan,
-    key: jax.Array,
-    ids: np.ndarray,
-    label: np.ndarray | None,
-    batch: int,
+    arguments: Callable[[np.ndarray], tuple], num: int, batch: int
 ) -> tuple[np.ndarray, float, float]:
-    """uint8 pictures, and the seconds spent compiling and sampling."""
-    num = len(ids)
-    batches = [np.arange(start, start + batch) for start in range(0, num, batch)]
+    """uint8 pictures, and the seconds spent compiling and sampling.
 
-    def arguments(chosen):
-        # Beyond the end the last picture is drawn again, so that all batches are of one shape.
-        chosen = np.minimum(chosen, num - 1)
-        return api.place(params, plan, key, ids[chosen], None if label is None else label[chosen])
-
+    Args:
+        arguments: Those of `generate`, for the pictures at some places of all.
+        num: How many pictures there are.
+        batch: How many to compute at a time.
+    """
+    # Beyond the end the last picture is drawn again, so that all batches are of one shape.
+    batches = [np.minimum(np.arange(i, i + batch), num - 1) for i in range(0, num, batch)]
     # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
     with tqdm(total=len(batches), desc="compiling", unit="batch") as bar:
         began = time.perf_counter()
-        compiled = api.generate.lower(*arguments(batches[0])).compile()
+        compiled = generate.lower(*arguments(batches[0])).compile()
         ready = time.perf_counter()
         bar.set_description("sampling")
         pictures = []
         for chosen in batches:
-            drawn = api.finite(compiled(*arguments(chosen))[:batch], np.minimum(chosen, num - 1))
+            drawn = api.finite(compiled(*arguments(chosen))[:batch], chosen)
             pictures.append(images.to_uint8(drawn))
             bar.update()
         done = time.perf_counter()
     return np.concatenate(pictures)[:num], ready - began, done - ready
+
+
+def _read(path: Path) -> np.ndarray:
+    """The pictures of an .npz, as ADM and this command write them."""
+    try:
+        with np.load(path) as arrays:
+            return arrays["arr_0"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"low_res: {path} is no .npz with pictures in arr_0 ({error})") from None

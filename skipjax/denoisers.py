@@ -2,7 +2,7 @@
 
 With x = alpha x_0 + sigma eps, either of x_0 and eps follows from the other; so do both from
 v = alpha eps - sigma x_0 (Salimans & Ho 2022, arXiv:2202.00512). What changes a prediction, such
-as clipping, wraps a denoiser and is one.
+as clipping or guidance, wraps a denoiser and is one.
 """
 
 from collections.abc import Callable
@@ -25,22 +25,37 @@ class Point(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says at one point; x = alpha x_0 + sigma eps holds between the two."""
+    """What a denoiser says at one point; x = alpha x_0 + sigma eps holds between the first two.
 
-    x_0: jax.Array  # [B, ...]
-    eps: jax.Array  # [B, ...]
+    Attributes:
+        x_0: The data, [B, ...].
+        eps: The noise, [B, ...].
+        place: Where the log of the variance lies between its smallest, at -1, and its largest, at
+            1; [B, ...], of a network that learns it.
+        gradient: What guides, the scaled gradient of log p(y | x), [B, ...]. x_0 and eps do not
+            contain it: a plan applies it, through them (`steered`) or through the mean of a step.
+    """
+
+    x_0: jax.Array
+    eps: jax.Array
+    place: jax.Array | None = None
+    gradient: jax.Array | None = None
 
 
-Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> [B, ...]
+# (x [B, ..., C], t [B]) -> [B, ..., C], or [B, ..., 2C] where a variance is learned.
+Network = Callable[[jax.Array, jax.Array], jax.Array]
 Denoise = Callable[[jax.Array, Point], Prediction]
 
 
 def from_eps(network: Network) -> Denoise:
-    """A denoiser of a network that predicts the noise: x_0 = (x - sigma eps) / alpha."""
+    """A denoiser of a network that predicts the noise: x_0 = (x - sigma eps) / alpha.
+
+    Here and below, a network with twice the channels of x says with the second half the variance.
+    """
 
     def denoise(x, point):
-        eps = _call(network, x, point)
-        return Prediction((x - point.sigma * eps) / point.alpha, eps)
+        eps, place = _call(network, x, point)
+        return Prediction((x - point.sigma * eps) / point.alpha, eps, place)
 
     return denoise
 
@@ -49,7 +64,8 @@ def from_x_0(network: Network) -> Denoise:
     """A denoiser of a network that predicts the data: eps = (x - alpha x_0) / sigma."""
 
     def denoise(x, point):
-        return _of_x_0(x, _call(network, x, point), point)
+        x_0, place = _call(network, x, point)
+        return Prediction(x_0, _eps(x, x_0, point), place)
 
     return denoise
 
@@ -61,8 +77,9 @@ def from_v(network: Network) -> Denoise:
     """
 
     def denoise(x, point):
-        v = _call(network, x, point)
-        return Prediction(point.alpha * x - point.sigma * v, point.sigma * x + point.alpha * v)
+        v, place = _call(network, x, point)
+        x_0, eps = point.alpha * x - point.sigma * v, point.sigma * x + point.alpha * v
+        return Prediction(x_0, eps, place)
 
     return denoise
 
@@ -74,14 +91,38 @@ def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     """
 
     def clipped(x, point):
-        return _of_x_0(x, jnp.clip(denoise(x, point).x_0, low, high), point)
+        prediction = denoise(x, point)
+        x_0 = jnp.clip(prediction.x_0, low, high)
+        return prediction._replace(x_0=x_0, eps=_eps(x, x_0, point))
 
     return clipped
 
 
-def _of_x_0(x: jax.Array, x_0: jax.Array, point: Point) -> Prediction:
-    return Prediction(x_0, (x - point.alpha * x_0) / point.sigma)
+def steered(prediction: Prediction, point: Point, steer: jax.Array | float = 1.0) -> Prediction:
+    """The prediction with guidance in it: eps - steer sigma gradient, and x_0 to agree with it.
+
+    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithm 2 and equation 14.
+    """
+    if prediction.gradient is None:
+        return prediction
+    turn = steer * point.sigma * prediction.gradient
+    x_0 = prediction.x_0 + point.sigma / point.alpha * turn
+    return prediction._replace(x_0=x_0, eps=prediction.eps - turn)
 
 
-def _call(network: Network, x: jax.Array, point: Point) -> jax.Array:
-    return network(x, jnp.broadcast_to(point.t, x.shape[:1]))
+def _eps(x: jax.Array, x_0: jax.Array, point: Point) -> jax.Array:
+    return (x - point.alpha * x_0) / point.sigma
+
+
+def _call(network: Network, x: jax.Array, point: Point) -> tuple[jax.Array, jax.Array | None]:
+    """The network's prediction, and its place of the variance if it has one."""
+    output = network(x, jnp.broadcast_to(point.t, x.shape[:1]))
+    channels = x.shape[-1]
+    if output.shape == x.shape:
+        return output, None
+    if output.shape != (*x.shape[:-1], 2 * channels):
+        raise ValueError(
+            f"the network gives {output.shape} for x {x.shape}: it must give as many channels, or "
+            "twice as many where it learns a variance"
+        )
+    return output[..., :channels], output[..., channels:]

@@ -1,11 +1,6 @@
-"""Pictures as people and files have them: 8 bits, grids, PNG and npz."""
+"""Pictures as people see them: 8 bits, side by side."""
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -66,36 +61,3 @@ def grid(
         top, left = GAP + i // columns * (h + GAP), GAP + i % columns * (w + GAP)
         sheet[top : top + h, left : left + w] = picture
     return Image.fromarray(sheet if c == 3 else sheet[..., 0])
-
-
-@contextmanager
-def pending(path: str | Path) -> Iterator[Path]:
-    """A temporary file that takes the name `path` when the block ends well, and goes otherwise.
-
-    Opened before anything is computed, it also finds out whether there will be room for a result.
-
-    Raises:
-        ValueError: If the folder is not there, cannot be written to, or `path` is a folder.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} is not there; make it first")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file in it")
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write to {path.parent} ({error.strerror})") from None
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from skipjax.denoisers import Denoise, Point
+from skipjax.denoisers import Denoise, Point, Prediction, steered
 from skipjax.plans import Plan
 
 # Folded into a picture's key for its starting noise; steps fold in 0 .. N-1. Every plan thereby
@@ -19,6 +19,7 @@ def integrate(
     x: jax.Array,
     keys: jax.Array,
     *,
+    noise: jax.Array | None = None,
     on_step: Callable[[jax.Array], None] | None = None,
 ) -> jax.Array:
     """Runs a sampler: x_{i+1} = keep_i x_i + sum_j mix_ij m_{i-j} + noise_i z_i.
@@ -32,10 +33,15 @@ def integrate(
         x: Noise to start from, [B, ...]. Carried in float32, or float64 where it is that.
         keys: Keys of the pictures, [B]; z_i of a picture is drawn with fold_in(key, i), and so
             does not depend on what else is in the batch.
+        noise: z_i itself, [N, B, ...], to be used instead of drawing it: for comparing with what
+            other programs make of the same noise.
         on_step: Told the index of each row when it is done, while the program runs.
 
     Returns:
         x_N, [B, ...], of the dtype that x was carried in.
+
+    Raises:
+        ValueError: If the plan asks for a learned variance, and the denoiser predicts none.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = x.astype(dtype)
@@ -44,25 +50,69 @@ def integrate(
 
     def step(carry, row):
         x, older = carry
-        i, row = row
+        i, row, z = row
         prediction = denoise(x, Point(row.t, row.alpha, row.sigma))
-        history = (getattr(prediction, plan.space).astype(dtype), *older)
-        z = gaussian(jax.vmap(jax.random.fold_in, (0, None))(keys, i), x.shape[1:], dtype)
-        x = update(row, x, history, z)
+        m = _asked(row, prediction).astype(dtype)
+        if z is None:
+            z = gaussian(jax.vmap(jax.random.fold_in, (0, None))(keys, i), x.shape[1:], dtype)
+        history = (m, *older)
+        x = update(row, x, history, z, variance(row, prediction), prediction.gradient)
         if on_step is not None:
             jax.debug.callback(on_step, i)
-        return (x, history[: len(older)]), None
+        return (x.astype(dtype), history[: len(older)]), None
 
-    (x, _), _ = jax.lax.scan(step, (x, older), (jnp.arange(plan.nfe), table))
+    (x, _), _ = jax.lax.scan(step, (x, older), (jnp.arange(plan.nfe), table, noise))
     return x
 
 
-def update(row: Plan, x: jax.Array, history: tuple[jax.Array, ...], z: jax.Array) -> jax.Array:
-    """One row of a plan: the point that follows x, given the last K predictions, newest first."""
-    x_next = row.keep * x + row.noise * z
+def update(
+    row: Plan,
+    x: jax.Array,
+    history: tuple[jax.Array, ...],
+    z: jax.Array,
+    variance: jax.Array | None = None,
+    gradient: jax.Array | None = None,
+) -> jax.Array:
+    """One row of a plan: the point that follows x.
+
+    Args:
+        row: The coefficients.
+        x: The point, [B, ...].
+        history: The last K predictions, newest first, each [B, ...].
+        z: Fresh noise, [B, ...].
+        variance: S^2 where the network learns it, [B, ...].
+        gradient: What guides, [B, ...].
+    """
+    x_next = row.keep * x
     for weight, m in zip(row.mix, history, strict=True):
         x_next = x_next + weight * m
+    if variance is not None:
+        z = jnp.sqrt(variance) * z
+    x_next = x_next + row.noise * z
+    if gradient is not None and row.shift is not None:
+        shift = gradient if variance is None else variance * gradient
+        x_next = x_next + row.shift * shift
     return x_next
+
+
+def _asked(row: Plan, prediction: Prediction) -> jax.Array:
+    """What the table multiplies, with the guidance that the row wants in it."""
+    point = Point(row.t, row.alpha, row.sigma)
+    steer = 1.0 if row.steer is None else row.steer
+    return getattr(steered(prediction, point, steer), row.space)
+
+
+def variance(row: Plan, prediction: Prediction) -> jax.Array | None:
+    """S^2 of each pixel: its log lies between the row's bounds, where the network says."""
+    if row.log_variance is None:
+        return None
+    if prediction.place is None:
+        raise ValueError(
+            "the plan asks for a learned variance, and the network predicts none: write the plan "
+            "with variance 'small' or 'large'"
+        )
+    small, large = row.log_variance
+    return jnp.exp(small + (prediction.place + 1) / 2 * (large - small))
 
 
 def starting_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -5,11 +5,14 @@ t = 0 .. T-1, T-1 the noisiest; alpha_t^2 is the abar_t (`alphas_cumprod`) of DD
 is float64 on the host: coefficients are computed once, and reach the device as finished numbers.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 DATA = -1  # the time of the data itself: alpha 1, sigma 0
+# Of a step that draws from the posterior: ADM's FIXED_SMALL, FIXED_LARGE, LEARNED_RANGE, LEARNED.
+Variance = Literal["small", "large", "learned_range", "learned"]
+VARIANCES: tuple[Variance, ...] = get_args(Variance)
 
 
 class Schedule(NamedTuple):

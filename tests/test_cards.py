@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax.weights import cards
+from skipjax.weights import cards, checksums, folders
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def test_what_is_saved_is_loaded(pristine):
 def test_weights_keep_the_precision_they_are_stored_with(tmp_path, dtype, within):
     params = tiny.pretrained()
     uneven = jax.tree.map(lambda leaf: leaf * np.float32(1.0001), params.params)
-    cards.save(tmp_path, uneven, tiny.card(params), dtype)
+    folders.save(tmp_path, uneven, tiny.card(params), dtype)
 
     def close(stored, exact):
         assert (np.abs(stored - exact) <= np.abs(exact) * within + (within and 2.0**-25)).all()
 
-    loaded = cards.load(tmp_path).params
+    loaded = folders.load(tmp_path).params
     jax.tree.map(close, loaded, uneven)
     rounded = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), uneven)
     jax.tree.map(np.testing.assert_array_equal, loaded, rounded)
@@ -64,8 +64,8 @@ def test_weights_keep_the_precision_they_are_stored_with(tmp_path, dtype, within
 
 def test_a_card_keeps_what_its_makers_know(tmp_path):
     params = tiny.pretrained()
-    cards.save(tmp_path, params.params, tiny.card(params) | {"licence": "CC0 ☺"}, np.float16)
-    assert cards.read(tmp_path)["licence"] == "CC0 ☺"
+    folders.save(tmp_path, params.params, tiny.card(params) | {"licence": "CC0 ☺"}, np.float16)
+    assert cards.read(tmp_path / "card.json")["licence"] == "CC0 ☺"
 
 
 def test_one_flipped_bit_is_found_and_its_file_named(folder):
@@ -143,7 +143,7 @@ def test_a_card_of_another_network_does_not_fit_the_weights(folder, changes, mat
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, bad):
     params = tiny.pretrained()
     params.params["out_2"]["bias"][2] = bad
-    cards.save(tmp_path, params.params, tiny.card(params), np.float16)
+    folders.save(tmp_path, params.params, tiny.card(params), np.float16)
     refused(tmp_path, r"weights are NaN or infinite in out_2\.bias$")
 
 
@@ -151,20 +151,20 @@ def test_weights_too_large_for_half_precision_are_refused(tmp_path):
     params = tiny.pretrained()
     params.params["out_2"]["bias"][2] = 1e6
     with np.errstate(over="ignore"):
-        cards.save(tmp_path, params.params, tiny.card(params), np.float16)
+        folders.save(tmp_path, params.params, tiny.card(params), np.float16)
     refused(tmp_path, r"weights are NaN or infinite in out_2\.bias$")
 
 
 def test_many_bad_weights_are_counted(tmp_path):
     params = tiny.pretrained()
     broken = jax.tree.map(lambda leaf: leaf * np.nan, params.params)
-    cards.save(tmp_path, broken, tiny.card(params), np.float16)
+    folders.save(tmp_path, broken, tiny.card(params), np.float16)
     num = len(jax.tree.leaves(broken))
     assert "\n" not in refused(tmp_path, rf"(\S+, ){{2}}\S+ and {num - 3} more$")
 
 
 def test_an_unknown_checkpoint_says_which_there_are(tmp_path):
-    message = refused("emoji64", "'emoji64' is not a bundled name or a folder")
+    message = refused("emoji64", "'emoji64' is not a bundled name, a folder or a file")
     assert "bundled are: " + ", ".join(cards.bundled()) in message
     refused(tmp_path, "has no card.json; bundled are: ")
 
@@ -181,9 +181,9 @@ def test_a_folder_goes_by_a_relative_path(pristine, monkeypatch):
 def test_emoji32_is_bundled_and_as_its_card_says():
     assert "emoji32" in cards.bundled()
     folder = cards.find("emoji32")
-    card = cards.read(folder)
+    card = cards.read(folder / "card.json")
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in card["files"].values())
-    cards.verify(folder, card["files"])
+    checksums.verify(folder, card["files"])
     spec = cards.spec(card)
     assert (spec.name, spec.schedule, spec.T) == ("emoji32", "linear", 1000)
     assert spec.prediction == "v"

@@ -14,7 +14,7 @@ from PIL import Image
 
 import skipjax
 from skipjax import cli, images
-from skipjax.weights import cards
+from skipjax.weights import folders
 
 SKIP = ("--skip", "250")
 
@@ -199,7 +199,7 @@ def test_a_flipped_bit_is_found(tmp_path, capsys, checkpoint):
 def save_with(folder, bias, dtype):
     params = tiny.pretrained()
     params.params["out_2"]["bias"][:] = bias
-    cards.save(folder, params.params, tiny.card(params), dtype)
+    folders.save(folder, params.params, tiny.card(params), dtype)
 
 
 def test_nan_weights_are_refused_before_sampling(tmp_path, capsys):
@@ -211,7 +211,7 @@ def test_nan_weights_are_refused_before_sampling(tmp_path, capsys):
 def test_pictures_that_are_not_finite_are_not_saved(work, tmp_path, capsys):
     params = tiny.pretrained()
     broken = jax.tree.map(lambda leaf: leaf * np.float32(1e30), params.params)
-    cards.save(tmp_path / "tiny", broken, tiny.card(params), np.float32)
+    folders.save(tmp_path / "tiny", broken, tiny.card(params), np.float32)
     with pytest.raises(SystemExit) as end:
         cli.main(["sample", "--checkpoint", str(tmp_path / "tiny"), *SKIP, "--num", "3"])
     assert end.value.code == 2 and not contents(work)

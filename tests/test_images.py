@@ -10,7 +10,7 @@ from PIL import Image
 
 import skipjax
 from skipjax import images
-from skipjax.images import pending
+from skipjax.files import pending
 
 
 @pytest.fixture

@@ -13,9 +13,12 @@ each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 # What each part of the package may import of it, besides itself.
 NETWORKS = {"models", "schedules", "pretrained", "weights"}
 SAMPLERS = {"schedules", "grids", "plans", "denoisers", "guidance", "sampling"}
-TOOLS = {"images", "labels", "progress"}
+TOOLS = {"files", "images", "labels", "placement", "progress"}
+BELOW_API = NETWORKS | SAMPLERS | TOOLS | {"generation", "request"}
 MAY_IMPORT = {
     "checks": set(),
+    "files": set(),
+    "placement": set(),
     "schedules": set(),
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},
@@ -27,13 +30,15 @@ MAY_IMPORT = {
     "labels": {"models", "pretrained"},
     "progress": set(),
     "pretrained": {"models", "schedules"},
-    "weights": {"models", "schedules", "pretrained"},
+    "weights": {"models", "schedules", "pretrained", "files", "placement"},
     "training": NETWORKS,
     "evaluation": NETWORKS | SAMPLERS | TOOLS,
-    "api": NETWORKS | SAMPLERS | TOOLS,
-    "jobs": NETWORKS | SAMPLERS | TOOLS | {"api"},
-    "cli": NETWORKS | SAMPLERS | TOOLS | {"api", "jobs", "evaluation"},
-    "__init__": NETWORKS | SAMPLERS | TOOLS | {"api"},
+    "generation": {"models", "pretrained"} | SAMPLERS,
+    "request": {"schedules", "plans", "pretrained", "generation"},
+    "api": BELOW_API,
+    "jobs": BELOW_API | {"api"},
+    "cli": BELOW_API | {"api", "jobs", "evaluation"},
+    "__init__": BELOW_API | {"api"},
 }
 # Packages that one part of the package keeps from the others.
 ONLY = {"flax.linen": "models", "orbax": "weights", "optax": "training"}

@@ -144,7 +144,7 @@ def test_a_plan_maps_as_a_tree_and_keeps_its_space():
     doubled = jax.tree.map(lambda column: 2 * column, plan)
     assert isinstance(doubled, Plan) and doubled.space == "eps"
     assert (doubled.mix == 2 * plan.mix).all() and (doubled.t == 2 * plan.t).all()
-    assert len(jax.tree.leaves(plan)) == 6
+    assert len(jax.tree.leaves(plan)) == 8
 
 
 def test_a_plan_is_an_argument_of_jit():

@@ -1,48 +1,69 @@
 """Networks small enough to compile in a second, whose output depends on every weight."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from skipjax import Pretrained, Spec
-from skipjax.models import UNetConfig, param_shapes
-from skipjax.weights import cards
+from skipjax import Classifier, ClassifierSpec, Pretrained, Spec
+from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
+from skipjax.weights import folders
 
 NAMES = ("cat", "cow", "dog")
+_ENCODER = {
+    "image_size": 8,
+    "in_channels": 3,
+    "model_channels": 32,
+    "num_res_blocks": 1,
+    "attention_resolutions": (),
+    "channel_mult": (1,),
+    "use_scale_shift_norm": True,  # one channel a group: what is added, the norm takes out
+}
 
 
-def config(num_classes: int | None = 3) -> UNetConfig:
+def config(num_classes: int | None = 3, **changes) -> UNetConfig:
     """8x8 RGB with learned variance."""
-    return UNetConfig(
-        image_size=8,
-        in_channels=3,
-        model_channels=32,
-        out_channels=6,
-        num_res_blocks=1,
-        attention_resolutions=(),
-        channel_mult=(1,),
-        num_classes=num_classes,
-        use_scale_shift_norm=True,  # one channel a group: what is added, the norm takes out
-    )
+    return UNetConfig(**(_ENCODER | {"out_channels": 6, "num_classes": num_classes} | changes))
 
 
-def pretrained(num_classes: int | None = 3) -> Pretrained:
+def pretrained(num_classes: int | None = 3, **spec) -> Pretrained:
     """Random weights; those that training starts from zero are not zero here."""
-    unet, rng = config(num_classes), np.random.default_rng(0)
+    return _pretrained("tiny", config(num_classes), **spec)
+
+
+def upsampler(**spec) -> Pretrained:
+    """A network for 16x16 pictures that enlarges those of `pretrained`."""
+    unet = config(image_size=16, low_res_channels=3)
+    return _pretrained("tiny_upsampler", unet, **{"low_res": 8} | spec)
+
+
+def classifier(**changes) -> Classifier:
+    """A classifier of the pictures of `pretrained`."""
+    defaults = {"out_channels": 3, "pool": "attention", "num_head_channels": 32}
+    net = ClassifierConfig(**(_ENCODER | defaults | changes))
+    return Classifier(_filled(net), ClassifierSpec("tiny_classifier", net))
+
+
+def _pretrained(name: str, unet: UNetConfig, **spec) -> Pretrained:
+    plain = Spec(name, unet, **spec)
+    names = NAMES if plain.classes == len(NAMES) else ()
+    return Pretrained(_filled(unet), dataclasses.replace(plain, class_names=names))
+
+
+def _filled(net: UNetConfig | ClassifierConfig) -> dict:
+    rng = np.random.default_rng(0)
 
     def fill(path, leaf):
         spread = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.1
         values = rng.normal(path[-1].key == "scale", spread, leaf.shape)
         return values.astype(np.float16).astype(np.float32)
 
-    names = NAMES if num_classes == len(NAMES) else ()
-    params = jax.tree.map_with_path(fill, param_shapes(unet))
-    return Pretrained(params, Spec("tiny", unet, class_names=names))
+    return jax.tree.map_with_path(fill, param_shapes(net))
 
 
 def card(params: Pretrained) -> dict:
-    """What `cards.save` is told of it."""
+    """What `folders.save` is told of it."""
     spec = params.spec
     return {
         "name": spec.name,
@@ -56,7 +77,7 @@ def save(folder: Path, num_classes: int | None = 3, dtype=np.float16) -> Path:
     """A checkpoint's folder with it."""
     params = pretrained(num_classes)
     folder.mkdir(exist_ok=True)
-    cards.save(folder, params.params, card(params), dtype)
+    folders.save(folder, params.params, card(params), dtype)
     return folder
 
 

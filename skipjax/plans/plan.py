@@ -7,6 +7,13 @@ Every linear sampler is
 where x_i is the point at which the network is called for the i-th time, m_i what it predicted
 there, z_i fresh noise, and x_N the picture. A sampler is written on a `Tape` as in its paper, in
 sums of points, predictions and noises, and the table is read off the sums: in float64, once.
+
+Two things join where a network offers them. With g_i the gradient that guides (of log p(y | x_i),
+scaled), a row says by `steer` how much of it goes into the prediction, as eps_i - steer_i sigma_i
+g_i, and by `shift` how much into the mean. With a learned variance, noise and shift of a row are
+in units of S_i, the standard deviation that the network gives each pixel between two bounds:
+
+    x_{i+1} = keep_i x_i + sum_j mix_{ij} m_{i-j} + noise_i S_i z_i + shift_i S_i^2 g_i
 """
 
 from __future__ import annotations
@@ -37,6 +44,10 @@ class Plan:
         keep: Weight of x_i in x_{i+1}, float64 [N].
         mix: Weights of the last K predictions, newest first, float64 [N, K].
         noise: Weight of fresh noise, float64 [N]; 0 throughout for a deterministic sampler.
+        steer: Weight of guidance in the prediction, float64 [N]: 1, or 0 where it shifts the mean.
+        shift: Weight of guidance in the mean, float64 [N].
+        log_variance: Bounds of log S^2, smallest and largest, float64 [N, 2]; None for a sampler
+            that does not ask the network for its variance, S = 1.
         space: What the predictions are: "x_0" or "eps".
     """
 
@@ -47,6 +58,9 @@ class Plan:
     mix: Column
     noise: Column
     space: Space = field(default="x_0", metadata={"static": True})
+    steer: Column | None = None
+    shift: Column | None = None
+    log_variance: Column | None = None
 
     @property
     def nfe(self) -> int:
@@ -60,9 +74,9 @@ class Plan:
 
 
 class Symbol(NamedTuple):
-    """One of the quantities that a sum is over: x_i, m_i or z_i."""
+    """One of the quantities that a sum is over: x_i, m_i, z_i or g_i."""
 
-    kind: Literal["x", "m", "z"]
+    kind: Literal["x", "m", "z", "g"]
     i: int
 
 
@@ -81,8 +95,8 @@ class Form:
             total[symbol] = total.get(symbol, 0.0) + weight
         return Form(total)
 
-    def __mul__(self, factor: float) -> Form:
-        return Form({symbol: factor * weight for symbol, weight in self.weights.items()})
+    def __mul__(self, factor: float | np.ndarray) -> Form:
+        return Form({symbol: float(factor) * weight for symbol, weight in self.weights.items()})
 
     __rmul__ = __mul__
 
@@ -124,8 +138,10 @@ class Tape:
         self._schedule = schedule
         self._space: Space = space
         self._levels: list[tuple[float, float, float]] = []
-        self._sums: list[dict[Symbol, float]] = []  # x_{i+1} in terms of x_i, m_j and z_i
+        self._sums: list[dict[Symbol, float]] = []  # x_{i+1} in terms of x_i, m_j, z_i and g_i
         self._noises = self._spent = 0
+        self._shifted: set[int] = set()  # rows that guidance reaches through the mean
+        self._bounds: dict[int, tuple[float, float]] = {}  # of rows with a learned variance
 
     def start(self) -> Form:
         """The noise that sampling starts from."""
@@ -135,6 +151,29 @@ class Tape:
         """Fresh noise, N(0, I)."""
         self._noises += 1
         return Form({Symbol("z", self._noises - 1): 1.0})
+
+    def gradient(self) -> Form:
+        """What guides, at the newest call: the scaled gradient of log p(y | x_t).
+
+        A step that adds it keeps the prediction as the network said it. All others are guided
+        through the prediction, eps - sigma gradient, and need not know of it.
+
+        Raises:
+            ValueError: Before the first call.
+        """
+        i = self._newest()
+        self._shifted.add(i)
+        return Form({Symbol("g", i): 1.0})
+
+    def learned(self, log_small: float, log_large: float) -> None:
+        """Lets the network choose the variance S^2 of the newest call's step, between two bounds.
+
+        In that step `noise()` stands for S z, and `gradient()` for S^2 times the gradient.
+
+        Raises:
+            ValueError: Before the first call.
+        """
+        self._bounds[self._newest()] = (log_small, log_large)
 
     def call(self, x: Form, t: int) -> Called:
         """Calls the network at the point x, which stands at the level of time t.
@@ -166,11 +205,8 @@ class Tape:
         sums = [*self._sums, self._sum(x)]
         num = len(sums)
         oldest = (i - s.i for i, w in enumerate(sums) for s in w if s.kind == "m")
-        keep, noise, mix = (
-            np.zeros(num),
-            np.zeros(num),
-            np.zeros((num, 1 + max(oldest, default=0))),
-        )
+        keep, noise, shift = np.zeros((3, num))
+        mix = np.zeros((num, 1 + max(oldest, default=0)))
         for i, weights in enumerate(sums):
             for symbol, weight in weights.items():
                 match symbol.kind:
@@ -178,10 +214,22 @@ class Tape:
                         keep[i] = weight
                     case "z":
                         noise[i] = weight
+                    case "g":
+                        shift[i] = weight
                     case "m":
                         mix[i, i - symbol.i] = weight
         t, alpha, sigma = np.array(self._levels).T
-        return Plan(t, alpha, sigma, keep, mix, noise, self._space)
+        steer = np.array([float(i not in self._shifted) for i in range(num)])
+        bounds = None
+        if self._bounds:
+            bounds = np.array([self._bounds.get(i, (0, 0)) for i in range(num)], float)
+        return Plan(t, alpha, sigma, keep, mix, noise, self._space, steer, shift, bounds)
+
+    def _newest(self) -> int:
+        """The row of the newest call."""
+        if not self._levels:
+            raise ValueError("guidance and a learned variance belong to a call: none is recorded")
+        return len(self._levels) - 1
 
     def _sum(self, x: Form) -> dict[Symbol, float]:
         """x with its older points eliminated: x_{j+1} = keep x_j + rest gives x_j."""
@@ -203,5 +251,7 @@ class Tape:
                 "a step uses more than one noise, or one that an earlier step used. If it comes "
                 f"with an older point, the method may do in another space than {self._space}"
             )
+        if any(s.kind == "g" and s.i < newest for s in weights):
+            raise ValueError("a step uses the gradient of an earlier call: only the newest guides")
         self._spent = max(noises, default=self._spent - 1) + 1
         return {symbol: weight for symbol, weight in weights.items() if weight}
