@@ -35,7 +35,8 @@ def load(
     Args:
         checkpoint: A bundled name ("emoji32"), a checkpoint's folder, or a released file of
             weights, .pt or .safetensors ("256x256_diffusion.pt").
-        card: Name of the card that describes the file; found by the file's name, unless told.
+        card: Name or .json of the card that describes the file; found by the file's name, unless
+            told.
         config: What the file holds instead of a card: a `Spec`, or just the architecture, and then
             it is taken to be trained as ADM's are (linear schedule, T = 1000, eps).
         dtype: To keep the weights in: float32, bfloat16 or float16.
@@ -177,6 +178,7 @@ def place(
 
     The last picture is repeated where their number is not a multiple of the devices'.
     """
+    params, guide = placement.automatic((params, guide))
     mesh: Mesh | None = None if devices else placement.mesh_of(params)
     if mesh is None:
         chosen = list(devices or jax.local_devices())[: len(ids)]

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ class Sample:
     """Of all randomness. A picture depends on the seed and its place, not on num or batch."""
     batch: Whole = 16
     """How many pictures are computed at a time, at most."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in."""
     out: Path = Path("samples.png")
     """A grid as .png, or .npz with arr_0 (uint8, NHWC) and arr_1 (labels)."""
 
@@ -104,7 +107,8 @@ class Sample:
                 small = None if low_res is None else low_res[chosen]
                 return api.place(params, plan, key, ids[chosen], y, low_res=small, guide=guide)
 
-            pictures, compiling, sampling = _draw(arguments, len(ids), batch)
+            dtype = jnp.dtype(self.dtype)
+            pictures, compiling, sampling = _draw(arguments, len(ids), batch, dtype)
             if self.out.suffix == ".png":
                 images.grid(pictures).save(temporary)
             else:
@@ -143,12 +147,12 @@ class Info:
 class Convert:
     """Turn a released file of weights into a checkpoint's folder, with its card and checksums."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A .pt or .safetensors."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
     card: str | None = None
-    """Name of the card that describes the file; found by the file's name, unless told."""
+    """Card that describes the file, a name or a .json; found by the file's name, unless told."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """To store the weights in."""
 
@@ -193,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _draw(
-    arguments: Callable[[np.ndarray], tuple], num: int, batch: int
+    arguments: Callable[[np.ndarray], tuple], num: int, batch: int, dtype: jnp.dtype
 ) -> tuple[np.ndarray, float, float]:
     """uint8 pictures, and the seconds spent compiling and sampling.
 
@@ -201,13 +205,14 @@ def _draw(
         arguments: Those of `generate`, for the pictures at some places of all.
         num: How many pictures there are.
         batch: How many to compute at a time.
+        dtype: What to compute in.
     """
     # Beyond the end the last picture is drawn again, so that all batches are of one shape.
     batches = [np.minimum(np.arange(i, i + batch), num - 1) for i in range(0, num, batch)]
     # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
     with tqdm(total=len(batches), desc="compiling", unit="batch") as bar:
         began = time.perf_counter()
-        compiled = generate.lower(*arguments(batches[0])).compile()
+        compiled = generate.lower(*arguments(batches[0]), dtype=dtype).compile()
         ready = time.perf_counter()
         bar.set_description("sampling")
         pictures = []
@@ -222,7 +227,7 @@ def _draw(
 def _read(path: Path) -> np.ndarray:
     """The pictures of an .npz, as ADM and this command write them."""
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:
             return arrays["arr_0"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"low_res: {path} is no .npz with pictures in arr_0 ({error})") from None

@@ -27,14 +27,13 @@ class Guide(NamedTuple):
 
     Attributes:
         scale: Weight of guidance, a scalar.
-        low: Least time at which to guide.
-        high: Largest time at which to guide.
+        interval: Least and largest time at which to guide; at all times if None, and then the
+            program is smaller.
         classifier: What guides; None for classifier-free guidance, by the network's null label.
     """
 
     scale: jax.Array | float
-    low: jax.Array | float = -jnp.inf
-    high: jax.Array | float = jnp.inf
+    interval: guidance.Interval | None = None
     classifier: Classifier | None = None
 
 
@@ -119,8 +118,8 @@ def denoiser(
             raise ValueError(
                 f"{spec.name} has no null label, by which it could be guided: give a classifier"
             )
-        interval = (guide.low, guide.high)
-        denoise = guidance.classifier_free(of, labels, spec.null_label, guide.scale, interval)
+        scale, interval = guide.scale, guide.interval
+        denoise = guidance.classifier_free(of, labels, spec.null_label, scale, interval)
     if clip:
         denoise = denoisers.clip(denoise)
     if guide is not None and guide.classifier is not None:
@@ -128,7 +127,7 @@ def denoiser(
         if labels is not None and spec.null_label is not None:
             classes = labels - (labels > spec.null_label)  # the classifier has no null label
         log_prob = _log_prob(guide.classifier, classes, rescale, dtype, remat)
-        denoise = guidance.classifier(denoise, log_prob, guide.scale, (guide.low, guide.high))
+        denoise = guidance.classifier(denoise, log_prob, guide.scale, guide.interval)
     return denoise
 
 

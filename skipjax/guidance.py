@@ -5,7 +5,6 @@ times (low, high), both included, outside which there is no guidance and nothing
 (Kynkaanniemi et al. 2024, arXiv:2404.07724).
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -15,11 +14,10 @@ from skipjax.denoisers import Denoise, Prediction
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> log p(y | x) [B]
 Interval = tuple[jax.Array | float, jax.Array | float]
-ALWAYS: Interval = (-math.inf, math.inf)
 
 
 def classifier(
-    denoise: Denoise, log_prob: LogProb, scale: jax.Array | float, interval: Interval = ALWAYS
+    denoise: Denoise, log_prob: LogProb, scale: jax.Array | float, interval: Interval | None = None
 ) -> Denoise:
     """Guidance by a classifier of noisy pictures: gradient = scale d log p(y | x) / dx.
 
@@ -32,7 +30,7 @@ def classifier(
         log_prob: log p(y | x) of noisy pictures x [B, ...] at times t [B], float [B].
         scale: 1 for the posterior by Bayes' rule, more to insist, 0 for no guidance; one for all
             pictures, or one each, [B].
-        interval: Least and largest time at which to guide.
+        interval: Least and largest time at which to guide; at all times, unless told.
 
     Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithms 1 and 2.
     """
@@ -43,10 +41,10 @@ def classifier(
             return jax.grad(lambda x: log_prob(x, t).sum())(x)
 
         inside = _inside(point.t, interval)
-        if inside.ndim:  # a time for each picture
-            found = gradient(x)
-        else:
+        if _for_all(inside, interval):
             found = jax.lax.cond(inside, gradient, jnp.zeros_like, x)
+        else:
+            found = gradient(x)
         scaled = jnp.where(_over(inside, x), _over(scale, x) * found, 0)
         return denoise(x, point)._replace(gradient=scaled)
 
@@ -58,7 +56,7 @@ def classifier_free(
     labels: jax.Array,
     null: jax.Array | int,
     scale: jax.Array | float,
-    interval: Interval = ALWAYS,
+    interval: Interval | None = None,
 ) -> Denoise:
     """Guidance without a classifier: eps = eps(null) + scale (eps(label) - eps(null)).
 
@@ -71,8 +69,8 @@ def classifier_free(
         null: The label that stands for no class.
         scale: 1 for the network's own conditional prediction, more to insist, 0 for none; one
             for all pictures, or one each, [B].
-        interval: Least and largest time at which to guide; the prediction is the conditional one
-            at other times.
+        interval: Least and largest time at which to guide, the prediction is the conditional one
+            at others; at all times, unless told.
 
     Source: Ho & Salimans 2022 (arXiv:2207.12598), equation 6, with scale = 1 + w.
     """
@@ -95,15 +93,20 @@ def classifier_free(
             x_0, eps = mix(with_label.x_0, without.x_0), mix(with_label.eps, without.eps)
             return Prediction(x_0, eps, with_label.place)
 
-        if inside.ndim:  # a time for each picture
-            return mixed(x)
-        return jax.lax.cond(inside, mixed, conditional, x)
+        if _for_all(inside, interval):
+            return jax.lax.cond(inside, mixed, conditional, x)
+        return mixed(x)
 
     return guided
 
 
-def _inside(t: jax.Array, interval: Interval) -> jax.Array:
-    low, high = interval
+def _for_all(inside: jax.Array, interval: Interval | None) -> bool:
+    """Whether guidance may be left out of a call, for the whole batch at once."""
+    return interval is not None and not inside.ndim
+
+
+def _inside(t: jax.Array, interval: Interval | None) -> jax.Array:
+    low, high = (-jnp.inf, jnp.inf) if interval is None else interval
     return jnp.asarray((t >= low) & (t <= high))
 
 

@@ -97,6 +97,26 @@ def mesh_of(tree: Any) -> Mesh | None:
     return None
 
 
+def automatic(tree: Any) -> Any:
+    """The arrays where they are, on meshes whose axes the compiler follows (`AxisType.Auto`).
+
+    `jax.make_mesh` makes explicit ones unless told, for which programs are written otherwise.
+    """
+
+    def move(leaf):
+        sharding = getattr(leaf, "sharding", None)
+        if not isinstance(sharding, NamedSharding):
+            return leaf
+        mesh: Any = sharding.mesh
+        auto = (AxisType.Auto,) * len(mesh.axis_names)
+        if mesh.axis_types == auto:
+            return leaf
+        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=auto)
+        return jax.device_put(leaf, NamedSharding(mesh, sharding.spec))
+
+    return jax.tree.map(move, tree)
+
+
 def pictures(mesh: Mesh, weights: Any = ()) -> NamedSharding:
     """How arrays over pictures lie on a mesh: over all its axes that no weight is split over."""
     used = {name for sharding in _named(weights) for name in jax.tree.leaves(tuple(sharding.spec))}

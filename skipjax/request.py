@@ -96,11 +96,14 @@ def guide(
     scale = 1.0 if scale is None else scale
     if not _numbers(scale, ()) or not np.isfinite(scale):
         raise ValueError(f"guidance is {scale!r}: it must be one finite number")
-    times = (-np.inf, np.inf) if interval is None else interval
-    if not _numbers(times, (2,)) or not times[0] <= times[1]:
+    if interval is None and classifier is None:
+        # The network stands twice in a program that may leave guidance out, once where it may not.
+        return Guide(jnp.float32(scale))
+    interval = (-np.inf, np.inf) if interval is None else interval
+    if not _numbers(interval, (2,)) or not interval[0] <= interval[1]:
         raise ValueError(f"guidance_interval is {interval!r}: it must be two times, least first")
-    low, high = map(jnp.float32, times)
-    return Guide(jnp.float32(scale), low, high, classifier)
+    low, high = map(jnp.float32, interval)
+    return Guide(jnp.float32(scale), (low, high), classifier)
 
 
 def labelled(spec: Spec, guide: Guide | None) -> Spec | ClassifierSpec:

@@ -34,6 +34,16 @@ def float64():
         yield
 
 
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """An empty folder to run the command in, which leaves JAX's settings and caches alone."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _fresh_trace_counts():
     chex.clear_trace_counter()

@@ -59,7 +59,7 @@ def nothing_runs(monkeypatch):
         ({"label": "horse"}, f"label 'horse' is not a class: {CLASSES}"),
         ({"label": ""}, f"label '' is not a class: {CLASSES}"),
         ({"label": "-1"}, f"label '-1' is not a class: {CLASSES}"),
-        ({"label": "c"}, f"label 'c' fits several classes: {CLASSES}"),
+        ({"label": "c"}, f"label 'c' fits several classes (cat, cow): {CLASSES}"),
         ({"label": 3}, f"label 3 is out of range: {CLASSES}"),
         ({"label": "3"}, f"label 3 is out of range: {CLASSES}"),
         ({"label": -1}, f"label -1 is out of range: {CLASSES}"),
@@ -82,7 +82,9 @@ def test_an_argument_out_of_range_is_named_with_what_is_taken(params, arguments,
 @pytest.mark.parametrize("other", [{"skip": 50}, {"cutoff": 10}])
 def test_a_plan_and_what_it_replaces_exclude_each_other(params, other):
     plan = plans.skipped(params.schedule, 250)
-    with pytest.raises(ValueError, match="plan is given, and skip or cutoff too.*drop one"):
+    with pytest.raises(
+        ValueError, match="plan is given, and skip, cutoff, steps or variance too.*drop one"
+    ):
         skipjax.sample(params, KEY, plan=plan, **other)
 
 

@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from command import contents, refused
 from PIL import Image
 
 import skipjax
-from skipjax import cli, images
+from skipjax import cli, files
 from skipjax.weights import folders
 
+pytestmark = pytest.mark.usefixtures("work")
 SKIP = ("--skip", "250")
 
 
@@ -27,16 +29,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unconditional(tmp_path_factory):
     return str(tiny.save(tmp_path_factory.mktemp("checkpoints") / "tiny", num_classes=None))
-
-
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    """An empty folder to work in; `main` leaves JAX's settings and the user's cache alone."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture
@@ -65,24 +57,6 @@ def same(pictures, others):
 def arrays(path="samples.npz"):
     with np.load(path) as file:
         return dict(file)
-
-
-def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
-def refused(arguments, capsys):
-    """What bad input is answered with: one line on stderr, exit code 2, and no file."""
-    before = contents(cli.Path.cwd())
-    with pytest.raises(SystemExit) as end:
-        cli.main(list(map(str, arguments)))
-    assert end.value.code == 2
-    assert contents(cli.Path.cwd()) == before
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err.startswith("skipjax: ") and said.err.endswith("\n")
-    assert said.err.count("\n") == 1 and "\r" not in said.err
-    return said.err
 
 
 def test_sample_writes_a_grid(work, sample, checkpoint):
@@ -146,7 +120,7 @@ def test_pictures_do_not_depend_on_the_batch(sample, checkpoint, batch):
         (["--batch", 0], "batch is 0: it must be a whole number of at least 1"),
         (["--seed", -1], "seed is -1: it must be a whole number in 0 .. 4294967295"),
         (["--labels", "horse"], "label 'horse' is not a class: it must be 0 .. 2, or one of: cat"),
-        (["--labels", "dog", "c"], "label 'c' fits several classes: it must be 0 .. 2"),
+        (["--labels", "dog", "c"], "label 'c' fits several classes (cat, cow): it must be 0 .. 2"),
         (["--labels", 3], "label 3 is out of range: it must be 0 .. 2"),
         (["--out", "nowhere/grid.png"], "nowhere/grid.png: the folder nowhere is not there"),
         (["--out", "grid.jpg"], "out is 'grid.jpg': its name must end in .png or .npz"),
@@ -165,7 +139,7 @@ def test_bad_input_ends_with_one_line_and_writes_nothing(
 @pytest.mark.parametrize("command", [["sample", "--checkpoint", "emoji64"], ["info", "emoji64"]])
 def test_an_unknown_checkpoint_is_answered_with_the_known_ones(capsys, command):
     said = refused(command, capsys)
-    assert "'emoji64' is not a bundled name or a folder; bundled are: " in said
+    assert "'emoji64' is not a bundled name, a folder or a file; bundled are: " in said
     assert "emoji32" in said
 
 
@@ -178,7 +152,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(capsys, checkpoint, mo
     def mkstemp(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(images.tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(files.tempfile, "mkstemp", mkstemp)
     said = refused(["sample", "--checkpoint", checkpoint], capsys)
     assert "samples.png: cannot write to . (Permission denied)" in said
 

@@ -1,31 +1,11 @@
 """Pictures on their way to people and files."""
 
-import os
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 import skipjax
 from skipjax import images
-from skipjax.files import pending
-
-
-@pytest.fixture
-def locked(tmp_path):
-    """A folder that nobody can write to, not even root."""
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    folder.chmod(0o500)
-    if not os.access(folder, os.W_OK):
-        yield folder
-    elif Path("/proc/self").is_dir():
-        yield Path("/proc")
-    else:
-        pytest.skip("this user may write everywhere")
-    folder.chmod(0o700)
 
 
 def test_numbers_become_bytes_as_in_adm():
@@ -118,63 +98,3 @@ def test_a_grid_of_floats_is_that_of_their_bytes():
 def test_grid_says_which_shapes_it_takes(shape):
     with pytest.raises(ValueError, match=r"images are \(.*\[N, H, W, C\], C 1 or 3"):
         skipjax.grid(np.zeros(shape, np.float32))
-
-
-def listing(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_a_file_takes_its_name_when_the_block_ends(tmp_path):
-    path = tmp_path / "grid.png"
-    with pending(path) as temporary:
-        skipjax.grid(coloured(1)).save(temporary)
-        assert not path.exists()
-        assert temporary.parent == tmp_path and temporary.suffix == ".png"
-    assert list(listing(tmp_path)) == ["grid.png"]
-    with Image.open(path) as picture:
-        assert picture.size == (100, 100)
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_block_that_fails_leaves_what_was_there(tmp_path, error):
-    (tmp_path / "grid.png").write_bytes(b"old")
-    with pytest.raises(error), pending(tmp_path / "grid.png") as temporary:
-        temporary.write_bytes(b"half")
-        raise error
-    assert listing(tmp_path) == {"grid.png": b"old"}
-
-
-def test_an_older_file_is_replaced_in_one_go(tmp_path):
-    path = tmp_path / "grid.png"
-    path.write_bytes(b"old")
-    with pending(path) as temporary:
-        temporary.write_bytes(b"new")
-        assert path.read_bytes() == b"old"
-    assert listing(tmp_path) == {"grid.png": b"new"}
-
-
-def test_a_file_has_the_permissions_of_any_other(tmp_path):
-    (tmp_path / "plain").touch()
-    with pending(tmp_path / "grid.png") as temporary:
-        temporary.write_bytes(b"new")
-    assert (tmp_path / "grid.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def refuses(path, match):
-    with pytest.raises(ValueError, match=match) as caught, pending(path):
-        pytest.fail("the block was entered")
-    assert str(path) in str(caught.value)
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    refuses(tmp_path / "nowhere" / "grid.png", "folder .*nowhere is not there")
-    assert not listing(tmp_path)
-
-
-def test_a_folder_is_not_a_file_to_write(tmp_path):
-    (tmp_path / "grid.png").mkdir()
-    refuses(tmp_path / "grid.png", "is a folder")
-
-
-def test_a_folder_that_cannot_be_written_is_named_before_the_block(locked):
-    refuses(locked / "grid.png", f"cannot write to {locked}")

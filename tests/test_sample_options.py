@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import denoisers, generation, grids, labels, plans
+from skipjax import denoisers, generation, grids, labels, plans, request
 
 KEY = jax.random.key(3)
 ONE = jax.local_devices()[:1]
@@ -89,12 +90,15 @@ def test_steps_may_name_ddim(params):
     np.testing.assert_array_equal(sample(params, steps="ddim4"), sample(params, plan=ddim))
 
 
-def test_a_network_draws_with_the_variance_that_it_was_made_for(params):
-    spec = dataclasses.replace(params.spec, variance="learned_range")
-    own = dataclasses.replace(params, spec=spec)
-    theirs = sample(params, variance="learned_range")
-    np.testing.assert_allclose(sample(own), theirs, rtol=0, atol=1e-5)
-    assert np.abs(sample(own, variance="small") - theirs).max() > 1e-3
+@pytest.mark.parametrize("variance", ["small", "large", "learned_range", "learned"])
+def test_a_network_draws_with_the_variance_that_it_was_made_for(variance):
+    params = tiny.pretrained(variance=variance)
+    for asked, drawn in ((None, variance), ("small", "small")):
+        for steps, plan in (
+            (None, plans.skipped(params.schedule, 20, 0, drawn)),
+            ("25", plans.respaced(params.schedule, "25", drawn)),
+        ):
+            chex.assert_trees_all_equal(request.plan(params, 20, 0, steps, asked, None), plan)
 
 
 def test_a_sweep_over_guidance_runs_one_program(params, classifier):
@@ -213,9 +217,8 @@ def noise_alone(spec, plan, ids, low_res):
     """What a plan without predictions makes of the noise: no network need be there."""
     with pytest.MonkeyPatch.context() as patch:
         Told(patch)
-        return generation.generate.__wrapped__(
-            skipjax.Pretrained({}, spec), plan, KEY, ids, None, low_res
-        )
+        draw = jax.jit(partial(generation.generate.__wrapped__, skipjax.Pretrained({}, spec)))
+        return draw(plan, KEY, ids, None, low_res)
 
 
 def test_guided_without_a_classifier_each_picture_is_enlarged_twice(monkeypatch):
@@ -237,7 +240,7 @@ def test_guided_without_a_classifier_each_picture_is_enlarged_twice(monkeypatch)
 def test_networks_are_told_rescaled_times(classifier, monkeypatch, rescale, told_t):
     told = Told(monkeypatch)
     params = tiny.pretrained(T=4000, rescale_timesteps=rescale)
-    guide = generation.Guide(1.0, 400.0, 600.0, classifier)
+    guide = generation.Guide(1.0, (400.0, 600.0), classifier)
     denoise = generation.denoiser(params, jnp.zeros(1, int), guide=guide)
     with jax.disable_jit():
         denoise(jnp.ones((1, 8, 8, 3)), denoisers.Point(500.0, 0.8, 0.6))

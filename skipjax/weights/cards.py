@@ -82,13 +82,17 @@ def read(path: Path) -> Card:
 
 
 def named(name: str) -> Card:
-    """The card of a released file, by the card's name.
+    """The card of a released file, by the card's name; or the one in a .json.
 
     Raises:
         ValueError: If there is none; says which there are.
     """
+    if name.endswith(".json") and Path(name).is_file():
+        return read(Path(name))
     if name not in released():
-        raise ValueError(f"card is {name!r}: it must be one of {', '.join(released())}")
+        raise ValueError(
+            f"card is {name!r}: it must be a .json, or one of {', '.join(released())}"
+        )
     return read(RELEASED / f"{name}.json")
 
 

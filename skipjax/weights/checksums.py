@@ -1,6 +1,7 @@
 """sha256 of files: of a checkpoint's folder in its card, of a released file beside it."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from skipjax.files import pending
@@ -48,13 +49,15 @@ class Record:
         """Compares the file with what is known of it, if anything is.
 
         Raises:
-            ValueError: If they differ.
+            ValueError: If they differ, or what is beside the file is no checksum.
         """
         if self._published:
             _compare(self._path, self._published, "its card")
         elif self._beside.is_file():
             recorded = self._beside.read_text(encoding="utf-8", errors="replace").split()
-            wanted = recorded[0].lower() if recorded else "nothing"
+            wanted = recorded[0].lower() if recorded else ""
+            if not re.fullmatch("[0-9a-f]{64}", wanted):
+                raise ValueError(f"{self._beside} does not begin with a sha256: delete it")
             _compare(
                 self._path,
                 wanted,

@@ -129,11 +129,14 @@ def _params(path: Path, config: Any, dtype: DTypeLike, where: Placement | None) 
     attention, bad = {}, []
 
     def convert(name: tuple[str, ...], array: np.ndarray) -> jax.Array:
-        if not folders.finite(array):
-            bad.append(tuple(map(jax.tree_util.DictKey, name)))
-        attention.update(attention_order.marks(name, array, config))
         # In C order here and now: the device may then take the memory over instead of copying it.
-        return jax.device_put(np.ascontiguousarray(array, dtype), places[name])
+        with np.errstate(over="ignore"):  # what is too large for the dtype is refused by name
+            array = np.ascontiguousarray(array, dtype)
+        if folders.finite(array):
+            attention.update(attention_order.marks(name, array, config))
+        else:
+            bad.append(tuple(map(jax.tree_util.DictKey, name)))
+        return jax.device_put(array, places[name])
 
     try:
         params = adm.to_params(reader.state_dict(path), config, convert)
