@@ -56,6 +56,8 @@ class Sample:
 
     checkpoint: str = "emoji32"
     """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
+    card: str | None = None
+    """Card that describes a released file, a name or a .json; found by its name, unless told."""
     skip: Whole = 20
     """Stride over the training times: of 1000, 20 leaves 50 network calls."""
     cutoff: Whole = 0
@@ -86,7 +88,7 @@ class Sample:
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
         with pending(self.out) as temporary:
-            params = api.load(self.checkpoint)
+            params = api.load(self.checkpoint, card=self.card)
             if isinstance(params, Classifier):
                 raise ValueError(f"{params.spec.name} is a classifier: give it as --classifier")
             spec = params.spec

@@ -168,6 +168,14 @@ def test_weights_too_large_for_the_dtype_are_named(tmp_path, net, stored, value,
     refused(f"{path}: weights are NaN or infinite in out_2.bias", path, dtype=dtype)
 
 
+@pytest.mark.parametrize("kind", [np.complex64, np.int32])
+def test_weights_are_real_numbers(tmp_path, net, kind):
+    arrays = released_files.arrays(net)
+    arrays["out.2.bias"] = arrays["out.2.bias"].astype(kind)
+    path = released_files.write_arrays(tmp_path / "tiny.pt", arrays)
+    refused(f"out_2.bias is {np.dtype(kind)}: weights are real numbers", path)
+
+
 def test_several_bad_weights_are_counted(tmp_path, net):
     arrays = {
         name: array * np.float32(np.nan) for name, array in released_files.arrays(net).items()

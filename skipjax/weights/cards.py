@@ -48,7 +48,9 @@ def find(checkpoint: str | Path) -> Path:
             f"{str(checkpoint)!r} does not come with the package: fetch {_sources(card)} and give "
             "the path of the file"
         )
-    problem = "has no card.json" if path.exists() else "is not a bundled name, a folder or a file"
+    problem = "is not a bundled name, a folder or a file"
+    if path.exists():
+        problem = "has no card.json" if path.is_dir() else "has a name that no card knows"
     raise ValueError(
         f"checkpoint {str(checkpoint)!r} {problem}; bundled are: {names}. "
         "Otherwise give the folder of a checkpoint, with its card.json, or a .pt or .safetensors"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
@@ -129,6 +130,8 @@ def _params(path: Path, config: Any, dtype: DTypeLike, where: Placement | None) 
     attention, bad = {}, []
 
     def convert(name: tuple[str, ...], array: np.ndarray) -> jax.Array:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{'.'.join(name)} is {array.dtype}: weights are real numbers")
         # In C order here and now: the device may then take the memory over instead of copying it.
         with np.errstate(over="ignore"):  # what is too large for the dtype is refused by name
             array = np.ascontiguousarray(array, dtype)
