@@ -222,5 +222,5 @@ def test_cutoff_outside_its_range_is_refused(cutoff):
 
 
 def test_another_variance_is_refused():
-    with pytest.raises(ValueError, match="variance is 'medium': it must be 'small' or 'large'"):
+    with pytest.raises(ValueError, match="variance is 'medium': it must be one of small, large"):
         plans.ddpm(LINEAR, [999, 500], "medium")

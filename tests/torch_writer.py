@@ -5,6 +5,7 @@ and functions; the zip archive is put together field by field, so that any of th
 """
 
 import dataclasses
+import gc
 import io
 import pickle
 import struct
@@ -287,12 +288,15 @@ def dict_of(code, key="weight"):
 
 def refused(path, match):
     """Asserts that a file is refused in one line, and soon; returns the line."""
+    gc.freeze()  # what other tests left behind is not for the collector to go through now
     start = time.process_time()
     with pytest.raises(ValueError, match=match) as caught:
         for tensor in torch_file.state_dict(path).values():
             np.asarray(tensor)
+    seconds = time.process_time() - start
+    gc.unfreeze()
     message = str(caught.value)
     assert caught.type is ValueError and message.startswith(f"{path}: ")
     assert message.isprintable() and len(message) < len(str(path)) + 400
-    assert time.process_time() - start < 1
+    assert seconds < 1
     return message
