@@ -136,6 +136,7 @@ def test_other_formats_of_torch_are_told_apart(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # which this is not about
 def test_torchscript_is_told_apart(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
     with pytest.raises(
