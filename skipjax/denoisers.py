@@ -1,8 +1,14 @@
 """From what a network outputs to what a sampler asks: x_0 and eps at a point.
 
-With x = alpha x_0 + sigma eps, either of x_0 and eps follows from the other; so do both from
-v = alpha eps - sigma x_0 (Salimans & Ho 2022, arXiv:2202.00512). What changes a prediction, such
-as clipping or guidance, wraps a denoiser and is one.
+With x = alpha x_0 + sigma eps, both x_0 and eps follow from any one of
+
+    x_0, eps
+    score       grad log p(x) = -eps / sigma        (Song et al. 2021, arXiv:2011.13456)
+    v           alpha eps - sigma x_0               (Salimans & Ho 2022, arXiv:2202.00512)
+    velocity    eps - x_0                           (Liu et al. 2023, arXiv:2209.03003)
+
+eps and the score say nothing of x_0 where alpha = 0, at zero terminal SNR; the others do. What
+changes a prediction, such as clipping or guidance, wraps a denoiser and is one.
 """
 
 from collections.abc import Callable
@@ -70,16 +76,47 @@ def from_x_0(network: Network) -> Denoise:
     return denoise
 
 
+def from_score(network: Network) -> Denoise:
+    """A denoiser of a network that predicts the score, grad log p(x).
+
+    eps = -sigma score and x_0 = (x + sigma^2 score) / alpha, Tweedie's formula.
+    """
+
+    def denoise(x, point):
+        score, place = _call(network, x, point)
+        eps = -point.sigma * score
+        return Prediction((x - point.sigma * eps) / point.alpha, eps, place)
+
+    return denoise
+
+
 def from_v(network: Network) -> Denoise:
     """A denoiser of a network that predicts v = alpha eps - sigma x_0.
 
-    x_0 = alpha x - sigma v and eps = sigma x + alpha v, for alpha^2 + sigma^2 = 1.
+    x_0 = alpha x - sigma v and eps = sigma x + alpha v: of variance-preserving schedules alone,
+    alpha^2 + sigma^2 = 1.
     """
 
     def denoise(x, point):
         v, place = _call(network, x, point)
         x_0, eps = point.alpha * x - point.sigma * v, point.sigma * x + point.alpha * v
         return Prediction(x_0, eps, place)
+
+    return denoise
+
+
+def from_velocity(network: Network) -> Denoise:
+    """A denoiser of a network that predicts the velocity eps - x_0, of any schedule.
+
+    x_0 = (x - sigma velocity) / (alpha + sigma), eps = (x + alpha velocity) / (alpha + sigma).
+    Where alpha = 1 - u and sigma = u, as in rectified flow, the velocity is dx / du.
+    """
+
+    def denoise(x, point):
+        velocity, place = _call(network, x, point)
+        total = point.alpha + point.sigma
+        x_0 = (x - point.sigma * velocity) / total
+        return Prediction(x_0, (x + point.alpha * velocity) / total, place)
 
     return denoise
 
@@ -96,6 +133,35 @@ def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
         return prediction._replace(x_0=x_0, eps=_eps(x, x_0, point))
 
     return clipped
+
+
+def threshold(
+    denoise: Denoise, quantile: jax.Array | float = 0.995, largest: jax.Array | float = jnp.inf
+) -> Denoise:
+    """Dynamic thresholding: brings x_0 within -1 .. 1, a picture with much outside as a whole.
+
+        s = min(max(1, quantile of |x_0|), largest)
+        x_0 <- clip(x_0, -s, s) / s
+
+    with one s for each picture, and eps to agree with x_0. Where s = 1 it is `clip`.
+
+    Args:
+        denoise: What to change.
+        quantile: Part of a picture's values that s is not exceeded by, in 0 .. 1.
+        largest: Bound of s, at least 1; diffusers' `sample_max_value`, where it is 1 by default.
+
+    Source: Saharia et al. 2022 (Imagen, arXiv:2205.11487), section 2.3.
+    """
+
+    def thresholded(x, point):
+        prediction = denoise(x, point)
+        picture = tuple(range(1, x.ndim))
+        s = jnp.quantile(jnp.abs(prediction.x_0), quantile, axis=picture, keepdims=True)
+        s = jnp.clip(s, 1, largest)
+        x_0 = jnp.clip(prediction.x_0, -s, s) / s
+        return prediction._replace(x_0=x_0, eps=_eps(x, x_0, point))
+
+    return thresholded
 
 
 def steered(prediction: Prediction, point: Point, steer: jax.Array | float = 1.0) -> Prediction:

@@ -1,5 +1,6 @@
 """A network with its weights, and what sampling has to know about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -13,8 +14,10 @@ SCHEDULES = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "cosine": schedules.cosine,
+    "sigmoid": schedules.sigmoid,
+    "rectified_flow": schedules.rectified_flow,
 }
-PREDICTIONS = ("eps", "x_0", "v")
+PREDICTIONS = ("eps", "x_0", "v", "score", "velocity")
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,11 @@ class Spec:
     Args:
         name: What the checkpoint is called.
         unet: The architecture.
-        schedule: The forward process it was trained on: "linear", "scaled_linear" or "cosine".
+        schedule: The forward process it was trained on: "linear", "scaled_linear", "cosine",
+            "sigmoid" or "rectified_flow"; or T betas of your own.
         T: Number of training times.
-        prediction: What its first `in_channels` output channels are: "eps", "x_0" or "v".
+        prediction: What its first `in_channels` output channels are: "eps", "x_0", "v", "score"
+            or "velocity", see `denoisers`.
         class_names: Names of the labels 0, 1, ...; empty where they have none.
         variance: Of the noise that its own sampler adds, ADM's FIXED_SMALL, FIXED_LARGE,
             LEARNED_RANGE or LEARNED: "small", "large", "learned_range" or "learned".
@@ -35,15 +40,16 @@ class Spec:
         low_res: Side in pixels of the pictures that it enlarges; None if any, or if it does not.
 
     Raises:
-        ValueError: For a value that is not known, a number of names that does not fit the labels,
-            or a learned variance that the network has no channels for.
+        ValueError: For a value that is not known, a number of betas that is not T or of names
+            that does not fit the labels, v of a schedule that does not preserve variance, or a
+            learned variance that the network has no channels for.
     """
 
     name: str
     unet: UNetConfig
-    schedule: str = "linear"
+    schedule: str | tuple[float, ...] = "linear"
     T: int = 1000
-    prediction: Literal["eps", "x_0", "v"] = "eps"
+    prediction: Literal["eps", "x_0", "v", "score", "velocity"] = "eps"
     class_names: tuple[str, ...] = ()
     variance: schedules.Variance = "small"
     rescale_timesteps: bool = False
@@ -52,8 +58,13 @@ class Spec:
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        _one_of("schedule", self.schedule, tuple(SCHEDULES))
+        object.__setattr__(self, "schedule", _known(self.schedule, self.T))
         _one_of("prediction", self.prediction, PREDICTIONS)
+        if self.prediction == "v" and not _schedule(self.schedule, self.T).preserves_variance:
+            raise ValueError(
+                f"prediction is 'v', which the schedule {self.schedule!r} does not have: it must "
+                "preserve variance. Of rectified flow 'velocity' is predicted"
+            )
         _one_of("variance", self.variance, schedules.VARIANCES)
         classes = self.unet.num_classes
         _named(self.class_names, self.classes)
@@ -85,23 +96,23 @@ class ClassifierSpec:
     Args:
         name: What the checkpoint is called.
         classifier: The architecture.
-        schedule: The forward process whose pictures it was trained on.
+        schedule: The forward process whose pictures it was trained on, as in `Spec`.
         T: Number of training times.
         class_names: Names of its outputs 0, 1, ...; empty where they have none.
 
     Raises:
-        ValueError: For a schedule that is not known, or a wrong number of names.
+        ValueError: For a schedule that is not known, or a wrong number of betas or names.
     """
 
     name: str
     classifier: ClassifierConfig
-    schedule: str = "linear"
+    schedule: str | tuple[float, ...] = "linear"
     T: int = 1000
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        _one_of("schedule", self.schedule, tuple(SCHEDULES))
+        object.__setattr__(self, "schedule", _known(self.schedule, self.T))
         _named(self.class_names, self.classes)
 
     @property
@@ -157,11 +168,31 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{what} is {value!r}: it must be one of {', '.join(known)}")
 
 
+def _known(schedule: str | Sequence[float], T: int) -> str | tuple[float, ...]:
+    """The schedule, if it is one; betas as a tuple of floats, whatever sequence they came as."""
+    if isinstance(schedule, str):
+        _one_of("schedule", schedule, tuple(SCHEDULES))
+        return schedule
+    try:
+        betas = tuple(float(beta) for beta in schedule)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"schedule is {schedule!r}: it must be one of {', '.join(SCHEDULES)}, or a vector of "
+            "betas"
+        ) from None
+    if len(betas) != T:
+        raise ValueError(f"schedule has {len(betas)} betas, and T is {T}: they must be as many")
+    schedules.from_betas(betas)
+    return betas
+
+
 def _named(names: tuple[str, ...], classes: int) -> None:
     if names and len(names) != classes:
         raise ValueError(f"{len(names)} class names for num_classes = {classes}")
 
 
 @lru_cache
-def _schedule(name: str, T: int) -> schedules.Schedule:
-    return SCHEDULES[name](T)
+def _schedule(schedule: str | tuple[float, ...], T: int) -> schedules.Schedule:
+    if isinstance(schedule, str):
+        return SCHEDULES[schedule](T)
+    return schedules.from_betas(schedule)

@@ -62,6 +62,24 @@ def test_weights_keep_the_precision_they_are_stored_with(tmp_path, dtype, within
     jax.tree.map(np.testing.assert_array_equal, loaded, rounded)
 
 
+BETAS = np.linspace(1e-4, 0.02, 1000).tolist()
+
+
+@pytest.mark.parametrize(
+    "schedule", ["sigmoid", "rectified_flow", BETAS], ids=["sigmoid", "flow", "own"]
+)
+def test_any_schedule_and_prediction_is_written_and_read(folder, schedule):
+    edit(folder, schedule=schedule, prediction="velocity")
+    loaded = skipjax.load(folder)
+    wanted = tiny.pretrained(schedule=schedule, prediction="velocity")
+    assert loaded.spec == wanted.spec and hash(loaded.spec) == hash(wanted.spec)
+    np.testing.assert_array_equal(loaded.schedule.alpha, wanted.schedule.alpha)
+    said = {"schedule": loaded.spec.schedule, "prediction": loaded.spec.prediction}
+    shutil.rmtree(folder)
+    folders.save(folder, loaded.params, tiny.card(loaded) | said, np.float16)
+    assert skipjax.load(folder).spec == loaded.spec
+
+
 def test_a_card_keeps_what_its_makers_know(tmp_path):
     params = tiny.pretrained()
     folders.save(tmp_path, params.params, tiny.card(params) | {"licence": "CC0 ☺"}, np.float16)
@@ -104,6 +122,11 @@ def test_a_card_must_be_json(folder, text):
         ({"unet": 3}, "the card does not describe a network"),
         ({"name": None}, "the card does not describe a network: .*'name'"),
         ({"schedule": "square"}, "schedule is 'square': it must be one of linear"),
+        ({"schedule": BETAS[1:]}, "schedule has 999 betas, and T is 1000: they must be as many"),
+        ({"schedule": BETAS, "T": 999}, "schedule has 1000 betas, and T is 999"),
+        ({"schedule": {"beta": 1}}, "schedule is .*: it must be one of linear"),
+        ({"schedule": "rectified_flow", "prediction": "v"}, "'v', which the schedule 'rectified_"),
+        ({"prediction": "noise"}, "prediction is 'noise': it must be one of eps, x_0, v, score"),
         ({"class_names": ["cat"]}, "1 class names for num_classes = 3"),
     ],
 )

@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 
 from skipjax import schedules
-from skipjax.denoisers import Point, Prediction, clip, from_eps, from_v, from_x_0
+from skipjax.denoisers import (
+    Point,
+    Prediction,
+    clip,
+    from_eps,
+    from_score,
+    from_v,
+    from_velocity,
+    from_x_0,
+    threshold,
+)
 
 SHAPE = (3, 4, 5, 2)
+READINGS = [from_eps, from_x_0, from_score, from_v, from_velocity]
 
 
 @pytest.fixture
@@ -30,14 +41,82 @@ def assert_close(prediction, x_0, eps):
     np.testing.assert_allclose(prediction.eps, eps, atol=2e-6)
 
 
-def test_eps_x_0_and_v_of_one_triple_are_the_same_prediction(triple):
+def test_all_readings_of_one_triple_are_the_same_prediction(triple):
     x_0, eps, x, point = triple
     v = point.alpha * eps - point.sigma * x_0
-    for denoise in (from_eps(says(eps)), from_x_0(says(x_0)), from_v(says(v))):
-        assert_close(denoise(x, point), x_0, eps)
+    outputs = [eps, x_0, -eps / point.sigma, v, eps - x_0]
+    for read, output in zip(READINGS, outputs, strict=True):
+        assert_close(read(says(output))(x, point), x_0, eps)
 
 
-@pytest.mark.parametrize("read", [from_eps, from_x_0, from_v])
+MEAN, STD = np.array([[0.3, -0.8, 2.0, 0.0]]), np.array([[0.5, 1.0, 0.01, 2.0]])
+
+
+def gaussian(read, schedule):
+    """The denoiser of N(MEAN, STD^2), by what a perfect network of its kind says."""
+
+    def network(x, t):
+        alpha, sigma = (level[:, None] for level in schedule.at(np.asarray(t)))
+        variance = (alpha * STD) ** 2 + sigma**2
+        score = -(x - alpha * MEAN) / variance
+        x_0 = MEAN + alpha * STD**2 / variance * (x - alpha * MEAN)
+        eps = -sigma * score
+        return {
+            from_eps: eps,
+            from_x_0: x_0,
+            from_score: score,
+            from_v: alpha * eps - sigma * x_0,
+            from_velocity: eps - x_0,
+        }[read]
+
+    return read(network)
+
+
+SCHEDULES = {
+    "linear": schedules.linear(),
+    "cosine": schedules.cosine(),
+    "exploding": schedules.variance_exploding(),
+    "flow": schedules.rectified_flow(),
+    "zero_snr": schedules.zero_terminal_snr(schedules.linear()),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_all_readings_of_a_gaussian_agree(name):
+    schedule = SCHEDULES[name]
+    readings = [r for r in READINGS if r is not from_v or schedule.preserves_variance]
+    times = np.unique(np.geomspace(1, 999, 60).astype(int)) - 1
+    alpha, sigma = (c[:, None] for c in schedule.at(times))
+    x = alpha * MEAN + np.hypot(alpha * STD, sigma) * np.random.default_rng(0).normal(
+        size=(len(times), 4)
+    )
+    point = Point(*map(jnp.asarray, (times, alpha, sigma)))
+    exact = gaussian(from_x_0, schedule)(jnp.asarray(x), point)
+    np.testing.assert_allclose(alpha * exact.x_0 + sigma * exact.eps, x, rtol=1e-12, atol=1e-12)
+    for read in readings:
+        said = gaussian(read, schedule)(jnp.asarray(x), point)
+        np.testing.assert_allclose(said.eps, exact.eps, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(said.x_0, exact.x_0, rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["flow", "zero_snr"])
+def test_readings_of_x_0_v_and_velocity_hold_where_alpha_is_0(name):
+    schedule = SCHEDULES[name]
+    point = Point(*map(jnp.asarray, (999, *schedule.at(999))))
+    assert point.alpha == 0 and point.sigma == 1
+    x = jax.random.normal(jax.random.key(0), (1, 4), jnp.float64)
+    for read in (from_x_0, from_v, from_velocity):
+        for wrap in (lambda denoise: denoise, lambda denoise: clip(denoise, -9.0, 9.0)):
+            said = wrap(gaussian(read, schedule))(x, point)
+            np.testing.assert_allclose(said.x_0, MEAN, rtol=0, atol=1e-15)
+            np.testing.assert_allclose(said.eps, x, rtol=0, atol=1e-15)
+    for read in (from_eps, from_score):
+        assert not np.isfinite(gaussian(read, schedule)(x, point).x_0).any()
+
+
+@pytest.mark.parametrize("read", READINGS)
 def test_any_output_is_read_consistently_with_x(triple, read):
     x_0, _, x, point = triple
     prediction = read(says(x_0 + 0.7))(x, point)
@@ -46,7 +125,7 @@ def test_any_output_is_read_consistently_with_x(triple, read):
     )
 
 
-@pytest.mark.parametrize("read", [from_eps, from_x_0, from_v])
+@pytest.mark.parametrize("read", READINGS)
 def test_the_network_gets_x_and_the_time_once_per_picture(triple, read):
     *_, x, point = triple
     seen = []
@@ -100,3 +179,48 @@ def test_clipped_eps_agrees_with_guided_diffusions_step(goldens):
 def test_a_denoiser_is_a_prediction_of_two_readings(triple):
     x_0, eps, x, point = triple
     assert isinstance(clip(from_eps(says(eps)))(x, point), Prediction)
+
+
+def stretched(x_0, scale):
+    """Pictures one of which is within -1 .. 1, one a little and one far beyond."""
+    return (
+        x_0
+        / jnp.abs(x_0).max(axis=(1, 2, 3), keepdims=True)
+        * jnp.asarray(scale).reshape(3, 1, 1, 1)
+    )
+
+
+@pytest.mark.parametrize("quantile", [0.3, 0.9, 0.995, 1.0])
+@pytest.mark.parametrize("largest", [np.inf, 1.5, 1.0])
+def test_threshold_follows_its_definition_picture_by_picture(triple, quantile, largest):
+    x_0, _, x, point = triple
+    x_0 = stretched(x_0, [0.9, 1.2, 7.0])
+    said = threshold(from_x_0(says(x_0)), quantile, largest)(x, point)
+    for picture, got in zip(np.asarray(x_0), said.x_0, strict=True):
+        s = min(max(1.0, np.quantile(np.abs(picture), quantile)), largest)
+        np.testing.assert_allclose(got, np.clip(picture, -s, s) / s, atol=1e-6)
+    assert jnp.abs(said.x_0).max() <= 1
+    np.testing.assert_allclose(point.alpha * said.x_0 + point.sigma * said.eps, x, atol=2e-6)
+
+
+def test_threshold_leaves_alone_what_is_in_range_and_clips_where_s_is_1(triple):
+    x_0, _, x, point = triple
+    inside = from_x_0(says(stretched(x_0, [0.9, 0.5, 1.0])))
+    assert_close(threshold(inside)(x, point), *inside(x, point)[:2])
+    outside = from_x_0(says(stretched(x_0, [0.9, 1.2, 7.0])))
+    assert_close(threshold(outside, 1.0, 1.0)(x, point), *clip(outside)(x, point)[:2])
+    assert jnp.abs(threshold(outside, 1.0)(x, point).x_0 - clip(outside)(x, point).x_0).max() > 0.5
+
+
+def test_threshold_is_traced_and_keeps_what_it_does_not_change(triple):
+    x_0, _, x, point = triple
+    both = jnp.concatenate([stretched(x_0, [0.9, 1.2, 7.0]), x], axis=-1)
+
+    @jax.jit
+    def run(quantile):
+        return threshold(from_x_0(says(both)), quantile)(x, point)
+
+    low, high = run(0.5), run(1.0)
+    assert run._cache_size() == 1
+    assert jnp.abs(low.x_0 - high.x_0).max() > 0.1
+    np.testing.assert_array_equal(low.place, x)

@@ -131,3 +131,21 @@ def test_offset_beyond_the_last_time_is_refused():
 def test_respacing_that_cannot_be_is_refused(steps, message):
     with pytest.raises(ValueError, match=message):
         grids.respaced(10, steps)
+
+
+@pytest.mark.parametrize("num", [1, 5, 7, 999])
+def test_multistep_grids_are_one_time_denser_and_leave_out_the_last(num):
+    assert grids.linspace(1000, num, multistep=True).tolist() == (
+        np.round(np.linspace(999, 0, num + 1)).astype(int)[:-1].tolist()
+    )
+    stride = 1000 // (num + 1)
+    times = grids.leading(1000, num, 1 if stride > 1 else 0, multistep=True)
+    assert times.tolist() == [(stride > 1) + stride * i for i in range(num, 0, -1)]
+
+
+@pytest.mark.parametrize("num", [0, 10, 2.5])
+@pytest.mark.parametrize("grid", [grids.leading, grids.linspace])
+def test_multistep_grids_have_one_time_less(grid, num):
+    assert len(grid(10, 9, multistep=True)) == 9
+    with pytest.raises(ValueError, match=rf"num is {num}: it must be a whole number in 1 \.\. 9"):
+        grid(10, num, multistep=True)

@@ -1,8 +1,4 @@
-"""Which training times a sampler visits.
-
-A grid is a NumPy vector of int, strictly decreasing, each in 0 .. T-1: the times at which the
-network is called. The data itself (time -1) is where every sampler ends and is not listed.
-"""
+"""Grids of whole times."""
 
 from collections.abc import Sequence
 
@@ -70,14 +66,24 @@ def respaced(T: int, steps: str | Sequence[int] = "") -> np.ndarray:
     return np.array(times)[::-1]
 
 
-def leading(T: int, num: int, offset: int = 0) -> np.ndarray:
+def leading(T: int, num: int, offset: int = 0, *, multistep: bool = False) -> np.ndarray:
     """(num-1) k + offset, ..., k + offset, offset with k = T // num: diffusers' "leading".
 
     Stable Diffusion 1 and 2 use offset 1.
 
+    Args:
+        T: Number of training times.
+        num: How many times.
+        offset: Added to each.
+        multistep: Whether to space them as diffusers' multistep solvers do (DPM-Solver, UniPC,
+            DEIS, SA-Solver) instead of its DDIM: the first `num` of num + 1 times.
+
     Raises:
-        ValueError: If `num` is not in 1 .. T, or the offset leads beyond T-1.
+        ValueError: If `num` is not in 1 .. T (T-1 for `multistep`), or the offset leads beyond
+            T-1.
     """
+    if multistep:
+        return leading(T, whole("num", num, 1, T - 1) + 1, offset)[:-1]
     num = whole("num", num, 1, T)
     stride = T // num
     offset = whole("offset", offset, 0, T - 1 - (num - 1) * stride)
@@ -94,12 +100,21 @@ def trailing(T: int, num: int) -> np.ndarray:
     return np.round(T - np.arange(num) * (T / num)).astype(int) - 1
 
 
-def linspace(T: int, num: int) -> np.ndarray:
+def linspace(T: int, num: int, *, multistep: bool = False) -> np.ndarray:
     """`num` times from T-1 to 0, both included, evenly and rounded: diffusers' "linspace".
 
+    Its Euler, Heun and LMS do not round: theirs is `uniform`.
+
+    Args:
+        T: Number of training times.
+        num: How many times.
+        multistep: Whether to space them as diffusers' multistep solvers do, see `leading`.
+
     Raises:
-        ValueError: If `num` is not in 1 .. T.
+        ValueError: If `num` is not in 1 .. T (T-1 for `multistep`).
     """
+    if multistep:
+        return linspace(T, whole("num", num, 1, T - 1) + 1)[:-1]
     num = whole("num", num, 1, T)
     return np.round(np.linspace(0, T - 1, num)).astype(int)[::-1]
 
