@@ -1,16 +1,16 @@
 """The tape that records a sampler, and the table it leaves, as a pytree."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import Gaussian, law
 
 from skipjax import grids, plans, schedules
+from skipjax.evaluation.exact import Gaussian, law
 from skipjax.plans import Plan, Tape
-from skipjax.plans.ddim import jumps
 from skipjax.sampling import integrate
 
 LINEAR = schedules.linear()
@@ -21,7 +21,7 @@ def heun(schedule, times, space="eps"):
     """The trapezoidal rule for d(x / alpha) = eps d(sigma / alpha), and Euler's to the data."""
     tape = Tape(schedule, space)
     x = tape.start()
-    for t, s in jumps(schedule, times):
+    for t, s in pairwise([*times, schedules.DATA]):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
         h = sigma_s / alpha_s - sigma_t / alpha_t
         x_t, _, eps_t = tape.call(x, t)

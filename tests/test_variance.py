@@ -1,17 +1,17 @@
 """Plans whose noise has a variance that the network learns, and what a tape takes and refuses."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import Gaussian
 
 from skipjax import grids, guidance, plans, sampling, schedules
+from skipjax.evaluation.exact import Gaussian
 from skipjax.plans import Plan, Tape
-from skipjax.plans.ddim import jumps
 from skipjax.sampling import integrate
 
 SCHEDULES = {"linear": schedules.linear(), "cosine": schedules.cosine()}
@@ -249,7 +249,7 @@ def test_a_plan_in_eps_is_guided_as_its_twin_in_x_0():
     def euler(space):
         tape = Tape(LINEAR, space)
         x = tape.start()
-        for t, s in jumps(LINEAR, TIMES):
+        for t, s in pairwise([*TIMES, schedules.DATA]):
             _, x_0, eps = tape.call(x, t)
             alpha, sigma = LINEAR.at(s)
             x = alpha * x_0 + sigma * eps

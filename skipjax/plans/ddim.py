@@ -11,25 +11,33 @@ Steps that draw from the posterior are guided through their mean, all others thr
 prediction, as ADM does it (Dhariwal & Nichol 2021, arXiv:2105.05233, algorithms 1 and 2).
 """
 
+from itertools import pairwise
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skipjax import grids
 from skipjax.checks import whole
-from skipjax.plans.plan import Form, Plan, Tape
+from skipjax.plans.path import Level, path
+from skipjax.plans.plan import Plan
+from skipjax.plans.tape import Form, Tape
 from skipjax.schedules import DATA, VARIANCES, Posterior, Schedule, Variance, posterior
 
 
-def ddpm(schedule: Schedule, times: np.ndarray, variance: Variance = "small") -> Plan:
+def ddpm(
+    schedule: Schedule, times: ArrayLike, variance: Variance = "small", *, end: float = DATA
+) -> Plan:
     """Ancestral sampling on the chain that visits only `times`.
 
         x_s = mean of q(x_s | x_t, x_0) + std z
 
     Args:
         schedule: The forward process.
-        times: Grid of N times, int, strictly decreasing, in 0 .. T-1.
+        times: Grid of N times, strictly decreasing, in 0 .. T-1.
         variance: Of z. "small" is the posterior's, "large" that of q(x_t | x_s), "learned_range"
             what the network chooses between the two for each pixel, "learned" its log as the
-            network says it: ADM's four kinds. No noise is added on the last step.
+            network says it: ADM's four kinds. No noise is added on the step to the data.
+        end: Time at which the picture stands, as in `ddim`.
 
     Raises:
         ValueError: For a grid that does not fit the schedule, or another variance.
@@ -37,10 +45,10 @@ def ddpm(schedule: Schedule, times: np.ndarray, variance: Variance = "small") ->
     Source: Ho et al. 2020 (arXiv:2006.11239), equations 6, 7 and 11, section 3.2; on a part of
     the times, and learned: Nichol & Dhariwal 2021 (arXiv:2102.09672), section 4, equation 15.
     """
-    return hybrid(schedule, times, cutoff=0, variance=variance)
+    return hybrid(schedule, times, cutoff=0, variance=variance, end=end).named("ddpm")
 
 
-def ddim(schedule: Schedule, times: np.ndarray, eta: float | np.ndarray = 0.0) -> Plan:
+def ddim(schedule: Schedule, times: ArrayLike, eta: ArrayLike = 0.0, *, end: float = DATA) -> Plan:
     """DDIM: jumps that need not be Markov, with as much noise as one likes.
 
         std^2 = eta^2 variance of q(x_s | x_t, x_0)
@@ -48,36 +56,51 @@ def ddim(schedule: Schedule, times: np.ndarray, eta: float | np.ndarray = 0.0) -
 
     Args:
         schedule: The forward process.
-        times: Grid of N times, int, strictly decreasing, in 0 .. T-1.
+        times: Grid of N times, strictly decreasing, in 0 .. T-1.
         eta: 0 for no noise, 1 for the posterior's; one number, or one per step, [N], each in
             0 .. 1.
+        end: Time at which the picture stands: the data, or one below the last of `times`; 0 is
+            what diffusers calls `set_alpha_to_one=False`.
 
     Raises:
         ValueError: For a grid that does not fit the schedule, or an eta outside 0 .. 1.
 
     Source: Song et al. 2021 (arXiv:2010.02502), equations 12 and 16.
     """
-    steps = jumps(schedule, times)
-    eta = np.asarray(eta, np.float64)
-    if eta.shape not in ((), (len(steps),)) or not np.all((eta >= 0) & (eta <= 1)):
-        raise ValueError(
-            f"eta must be a number in 0 .. 1, or {len(steps)} of them, one per step; got {eta}"
-        )
+    levels = path(schedule, times, end)
+    eta = per_step(eta, len(levels) - 1)
     tape = Tape(schedule)
     x = tape.start()
-    for (t, s), eta_t in zip(steps, np.broadcast_to(eta, len(steps)), strict=True):
-        _, x_0, eps = tape.call(x, t)
-        (_, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)
-        jump = posterior(schedule, t, s)
-        std = eta_t * np.sqrt(jump.variance)
-        # sqrt(sigma_s^2 - std^2), without the cancellation: for eta 1 it is jump.keep sigma_t.
-        left = np.hypot(np.sqrt(1 - eta_t**2) * sigma_s, eta_t * jump.keep * sigma_t)
-        x = alpha_s * x_0 + left * eps + std * tape.noise()
-    return tape.plan(x)
+    for (s, t), jump, eta_s in zip(pairwise(levels), _jumps(schedule, levels), eta, strict=True):
+        _, x_0, eps = tape.call(x, s)
+        std = eta_s * np.sqrt(jump.variance)
+        # sqrt(sigma_t^2 - std^2), without the cancellation: for eta 1 it is jump.keep sigma_s.
+        left = np.hypot(np.sqrt(1 - eta_s**2) * t.sigma, eta_s * jump.keep * s.sigma)
+        x = t.alpha * x_0 + left * eps + std * tape.noise()
+    return tape.plan(x, "ddim", end)
+
+
+def per_step(eta: ArrayLike, num: int) -> np.ndarray:
+    """eta of each of `num` steps, [num].
+
+    Raises:
+        ValueError: Unless it is one number in 0 .. 1, or `num` of them.
+    """
+    eta = np.asarray(eta, np.float64)
+    if eta.shape not in ((), (num,)) or not np.all((eta >= 0) & (eta <= 1)):
+        raise ValueError(
+            f"eta must be a number in 0 .. 1, or {num} of them, one per step; got {eta}"
+        )
+    return np.broadcast_to(eta, num)
 
 
 def hybrid(
-    schedule: Schedule, times: np.ndarray, cutoff: int, variance: Variance = "small"
+    schedule: Schedule,
+    times: ArrayLike,
+    cutoff: int,
+    variance: Variance = "small",
+    *,
+    end: float = DATA,
 ) -> Plan:
     """Skipped-step sampling while much is undecided, DDIM for the rest.
 
@@ -86,9 +109,10 @@ def hybrid(
 
     Args:
         schedule: The forward process.
-        times: Grid of N times, int, strictly decreasing, in 0 .. T-1.
+        times: Grid of N times, strictly decreasing, in 0 .. T-1.
         cutoff: In 0 .. T. 0 is pure skipped-step sampling, T pure DDIM.
         variance: Of the skipped-step part, as in `ddpm`.
+        end: Time at which the picture stands, as in `ddim`.
 
     Raises:
         ValueError: For a grid that does not fit the schedule, a cutoff outside 0 .. T, or another
@@ -98,21 +122,20 @@ def hybrid(
     """
     cutoff = whole("cutoff", cutoff, 0, schedule.T)
     variance = _known(variance)
+    levels = path(schedule, times, end)
     tape = Tape(schedule)
     x, before = tape.start(), None
-    for t, s in jumps(schedule, times):
-        x_t, x_0, eps = tape.call(x, t)
-        if t >= cutoff:
-            jump = posterior(schedule, t, s)
-            x = jump.keep * x_t + jump.mix * x_0
-            x += _drawn(tape, jump, before, variance, last=s == DATA)
+    for (s, t), jump in zip(pairwise(levels), _jumps(schedule, levels), strict=True):
+        x_s, x_0, eps = tape.call(x, s)
+        if s.t >= cutoff:
+            x = jump.keep * x_s + jump.mix * x_0
+            x += _drawn(tape, jump, before, variance, last=t.t == DATA)
             before = jump
         else:
             if variance.startswith("learned"):
                 tape.learned(0.0, 0.0)  # nothing: the table keeps its shape for every cutoff
-            alpha_s, sigma_s = schedule.at(s)
-            x = alpha_s * x_0 + sigma_s * eps
-    return tape.plan(x)
+            x = t.alpha * x_0 + t.sigma * eps
+    return tape.plan(x, "hybrid", end)
 
 
 def skipped(
@@ -132,7 +155,7 @@ def skipped(
 
     Source: arXiv:2508.15233, algorithm 2.
     """
-    return hybrid(schedule, grids.skipped(schedule.T, skip), cutoff, variance)
+    return hybrid(schedule, grids.skipped(schedule.T, skip), cutoff, variance).named("skipped")
 
 
 def respaced(schedule: Schedule, steps: str, variance: Variance = "small") -> Plan:
@@ -152,22 +175,11 @@ def respaced(schedule: Schedule, steps: str, variance: Variance = "small") -> Pl
     return ddim(schedule, times) if steps.startswith("ddim") else ddpm(schedule, times, variance)
 
 
-def jumps(schedule: Schedule, times: np.ndarray) -> list[tuple[int, int]]:
-    """The steps (t, s) of a grid, the last of them to the data.
-
-    Raises:
-        ValueError: If the times are not whole, strictly decreasing, and in 0 .. T-1.
-    """
-    times = np.asarray(times)
-    if times.ndim != 1 or not times.size or not np.issubdtype(times.dtype, np.integer):
-        raise ValueError(f"times must be a non-empty vector of int, got {times!r}")
-    times = times.astype(np.int64)
-    if times[0] >= schedule.T or times[-1] < 0 or np.any(np.diff(times) >= 0):
-        raise ValueError(
-            f"times must decrease strictly within {schedule.T - 1} .. 0, got {times.tolist()}"
-        )
-    times = times.tolist()
-    return list(zip(times, [*times[1:], DATA], strict=True))
+def _jumps(schedule: Schedule, levels: list[Level]) -> list[Posterior]:
+    """The posterior of every step."""
+    t = np.array([level.t for level in levels])
+    columns = posterior(schedule, t[:-1], t[1:])
+    return [Posterior(*jump) for jump in zip(*columns, strict=True)]
 
 
 def _known(variance: Variance) -> Variance:

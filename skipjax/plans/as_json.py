@@ -1,0 +1,101 @@
+"""Plans as JSON: exact, since every float64 is written with as many digits as tell it apart."""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from skipjax.plans.plan import Origin, Plan
+
+KIND, VERSION = "skipjax plan", 1
+COLUMNS = {  # name: axes
+    "t": 1,
+    "alpha": 1,
+    "sigma": 1,
+    "keep": 1,
+    "mix": 2,
+    "noise": 1,
+    "steer": 1,
+    "shift": 1,
+    "log_variance": 2,
+}
+OPTIONAL = {"steer", "shift", "log_variance"}
+
+
+def dumps(plan: Plan) -> str:
+    """The text of a plan, one column a line.
+
+    Raises:
+        ValueError: If several plans are stacked, or a number is not finite.
+    """
+    if plan.keep.ndim != 1:
+        raise ValueError(f"JSON holds one plan, and here are {plan.keep.shape[:-1]} stacked")
+    content: dict[str, Any] = {"kind": KIND, "version": VERSION, "space": plan.space}
+    if plan.origin is not None:
+        content |= {field.name: getattr(plan.origin, field.name) for field in fields(Origin)}
+    for name in COLUMNS:
+        if (column := getattr(plan, name)) is not None:
+            column = np.asarray(column, np.float64)
+            if not np.isfinite(column).all():
+                raise ValueError(f"{name} holds {column}: a plan has finite numbers alone")
+            content[name] = column.tolist()
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def loads(text: str) -> Plan:
+    """The plan that `dumps` wrote, bit by bit.
+
+    Raises:
+        ValueError: If the text is something else, of a later version, or not whole.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"this is no JSON: {error}") from None
+    if not isinstance(content, dict) or content.pop("kind", None) != KIND:
+        raise ValueError('this is no plan: one is an object with "kind": "skipjax plan"')
+    if (version := content.pop("version", None)) != VERSION:
+        raise ValueError(f"the plan is of version {version}, and version {VERSION} is read here")
+    space = content.pop("space", None)
+    if space not in ("x_0", "eps"):
+        raise ValueError(f"the plan's space is {space!r}: it must be 'x_0' or 'eps'")
+    origin = _origin(content)
+    columns = {name: _column(content, name) for name in COLUMNS}
+    if content:
+        raise ValueError(f"the plan holds {', '.join(map(repr, content))}, which nothing reads")
+    if len({len(column) for column in columns.values() if column is not None}) != 1:
+        raise ValueError("the plan's columns have different lengths")
+    return Plan(**columns, space=space, origin=origin)
+
+
+def _origin(content: dict) -> Origin | None:
+    parts = {name: content.pop(name, None) for name in ("method", "schedule", "end")}
+    if all(part is None for part in parts.values()):
+        return None
+    method, schedule, end = parts.values()
+    if not isinstance(method, str) or not _numbers(schedule, 1) or not _numbers(end, 0):
+        raise ValueError("the plan's origin is not whole: method, schedule and end go together")
+    return Origin(method, tuple(np.asarray(schedule, float).tolist()), float(np.asarray(end)))
+
+
+def _column(content: dict, name: str) -> np.ndarray | None:
+    if name in OPTIONAL and content.get(name) is None:
+        content.pop(name, None)
+        return None
+    column: Any = content.pop(name, ())
+    fits = _numbers(column, COLUMNS[name]) and np.size(column) > 0
+    if not fits or name == "log_variance" and np.shape(column)[1] != 2:
+        axes = "[N]" if COLUMNS[name] == 1 else "[N, 2]" if name == "log_variance" else "[N, K]"
+        raise ValueError(f"the plan's {name} must be finite numbers, {axes}")
+    return np.array(column, np.float64)
+
+
+def _numbers(value: Any, axes: int) -> bool:
+    """Whether a value is finite numbers in nested lists of one shape."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    return array.ndim == axes and array.dtype.kind in "if" and bool(np.isfinite(array).all())

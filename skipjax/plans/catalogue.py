@@ -1,0 +1,134 @@
+"""What samplers there are: every plan by name, with its order and what a step of it costs."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from skipjax.plans.ddim import ddim, ddpm
+from skipjax.plans.deis import Variable, deis
+from skipjax.plans.dpm import (
+    dpm_1,
+    dpm_2m,
+    dpm_3m,
+    dpmpp_1,
+    dpmpp_1_sde,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_3m,
+    dpmpp_3m_sde,
+)
+from skipjax.plans.euler import euler, euler_ancestral, heun
+from skipjax.plans.plan import Plan
+from skipjax.plans.pndm import f_pndm, ipndm, plms, s_pndm
+from skipjax.plans.singlestep import dpm_2s, dpm_3s, dpm_fast, dpmpp_2s, dpmpp_3s
+from skipjax.plans.unipc import unipc
+from skipjax.schedules import DATA, Schedule
+
+
+class Method(NamedTuple):
+    """One sampler.
+
+    Attributes:
+        write: (schedule, times, *, end) -> Plan.
+        order: Order of convergence, on a grid that is even in log_snr, begins in nearly pure noise
+            and ends before the data; weak where it adds noise.
+        calls: Network calls of a step.
+        more: Calls for N times, beyond `calls` N, where the picture ends at the data.
+        fewest: Fewest times it can do with.
+        about: What it is.
+    """
+
+    write: Callable[..., Plan]
+    order: int
+    about: str
+    calls: int = 1
+    more: int = 0
+    fewest: int = 1
+
+    @property
+    def nfe(self) -> str:
+        """Calls for N times, as people write it: "2 N - 1"."""
+        return (
+            ("" if self.calls == 1 else f"{self.calls} ")
+            + "N"
+            + (f" {'+' if self.more > 0 else '-'} {abs(self.more)}" if self.more else "")
+        )
+
+
+# Name, variable, what the polynomials are in, and their degrees.
+DEIS: tuple[tuple[str, Variable, str, tuple[int, ...]], ...] = (
+    ("tab", "t", "polynomials in t", (0, 1, 2, 3)),
+    ("rhoab", "rho", "polynomials in sigma / alpha", (1, 2, 3)),
+    ("log_rho", "log_rho", "polynomials in log_snr, as diffusers has it", (1, 2, 3)),
+)
+METHODS: dict[str, Method] = {
+    "skipped": Method(ddpm, 1, "skipped-step sampling: DDPM on the times that it visits"),
+    "ddpm": Method(ddpm, 1, "ancestral sampling, with the posterior's variance"),
+    "ddpm_large": Method(
+        partial(ddpm, variance="large"), 1, "ancestral sampling, with the forward variance"
+    ),
+    "ddim": Method(ddim, 1, "DDIM without noise"),
+    "euler": Method(euler, 1, "Euler in sigma / alpha: DDIM"),
+    "euler_ancestral": Method(euler_ancestral, 1, "Euler with noise: DDIM with eta 1"),
+    "heun": Method(heun, 2, "Heun in sigma / alpha, as in EDM", 2, -1),
+    "dpm_1": Method(dpm_1, 1, "DPM-Solver-1: DDIM"),
+    "dpm_2s": Method(dpm_2s, 2, "DPM-Solver-2", 2, -1),
+    "dpm_3s": Method(dpm_3s, 3, "DPM-Solver-3", 3, -2),
+    "dpm_fast": Method(dpm_fast, 2, "DPM-Solver-fast: N calls in steps of orders 3, 2, 1"),
+    "dpm_2m": Method(dpm_2m, 2, "DPM-Solver, multistep", fewest=2),
+    "dpm_3m": Method(dpm_3m, 3, "DPM-Solver, multistep", fewest=3),
+    "dpmpp_1": Method(dpmpp_1, 1, "DPM-Solver++(1): DDIM"),
+    "dpmpp_2s": Method(dpmpp_2s, 2, "DPM-Solver++(2S)", 2, -1),
+    "dpmpp_3s": Method(dpmpp_3s, 3, "DPM-Solver++(3S)", 3, -2),
+    "dpmpp_2m": Method(dpmpp_2m, 2, "DPM-Solver++(2M)", fewest=2),
+    "dpmpp_3m": Method(dpmpp_3m, 3, "DPM-Solver++(3M), of true order 3", fewest=3),
+    "dpmpp_3m_diffusers": Method(
+        partial(dpmpp_3m, compat="diffusers"), 2, "DPM-Solver++(3M) as others have it", fewest=3
+    ),
+    "dpmpp_1_sde": Method(dpmpp_1_sde, 1, "SDE-DPM-Solver++(1): DDIM with eta 1"),
+    "dpmpp_2m_sde": Method(dpmpp_2m_sde, 2, "SDE-DPM-Solver++(2M)", fewest=2),
+    "dpmpp_3m_sde": Method(dpmpp_3m_sde, 2, "SDE-DPM-Solver++(3M)", fewest=3),
+    **{
+        f"unipc_{p}": Method(partial(unipc, order=p), p + 1, f"UniPC-{p}, bh2", fewest=p)
+        for p in (1, 2, 3)
+    },
+    **{
+        f"unip_{p}": Method(
+            partial(unipc, order=p, corrector=False), p, f"UniP-{p}, bh2: no corrector", fewest=p
+        )
+        for p in (1, 2, 3)
+    },
+    **{
+        f"deis_{short}{q}": Method(
+            partial(deis, order=q, variable=variable), q + 1, f"DEIS, {long}", fewest=q + 1
+        )
+        for short, variable, long, degrees in DEIS
+        for q in degrees
+    },
+    **{
+        f"ipndm_{p}": Method(partial(ipndm, order=p), min(p, 2), f"iPNDM, {p} of eps", fewest=p)
+        for p in (1, 2, 3, 4)
+    },
+    "s_pndm": Method(s_pndm, 2, "S-PNDM", more=1, fewest=2),
+    "f_pndm": Method(f_pndm, 2, "F-PNDM, 4 of eps after 3 Runge-Kutta steps", more=9, fewest=4),
+    "plms": Method(plms, 2, "PLMS, as Stable Diffusion has it", more=1, fewest=4),
+}
+
+
+def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
+    """The plan of a method by its name.
+
+    Args:
+        name: One of `METHODS`.
+        schedule: The forward process.
+        times: Where steps begin, [N], strictly decreasing, in 0 .. T-1, real or whole.
+        end: Where the picture stands: a time below the last, or the data.
+
+    Raises:
+        ValueError: For a name that is not known, or times that do not fit.
+    """
+    if name not in METHODS:
+        raise ValueError(f"plan is {name!r}: it must be one of {', '.join(METHODS)}")
+    return METHODS[name].write(schedule, times, end=end).named(name)

@@ -1,0 +1,174 @@
+"""Samplers by name: in the catalogue, in `sample`, and on the command line."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from command import refused
+
+import skipjax
+from skipjax import cli, grids, plans, request, schedules
+from skipjax.plans import METHODS, Plan
+
+LINEAR = schedules.linear()
+KEY = jax.random.key(3)
+ONE = jax.local_devices()[:1]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return tiny.pretrained()
+
+
+def same(one, other):
+    for column in ("t", "keep", "mix", "noise"):
+        np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
+    assert one.space == other.space
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("num", [5, 10])
+def test_the_catalogue_counts_calls_as_the_plan_makes_them(name, num):
+    method, plan = METHODS[name], plans.write(name, LINEAR, grids.trailing(1000, num))
+    assert plan.nfe == method.calls * num + method.more
+    assert plan.nfe == eval(method.nfe.replace(" N", " * N"), {"N": num})
+    assert plan.origin.method == name and method.about and method.order >= 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_catalogue_knows_the_fewest_times_of_a_method(name):
+    fewest = METHODS[name].fewest
+    assert plans.write(name, LINEAR, grids.trailing(1000, fewest)).nfe >= fewest
+    if fewest > 1:
+        with pytest.raises(ValueError, match=f"need {fewest} or more"):
+            plans.write(name, LINEAR, grids.trailing(1000, fewest - 1))
+
+
+def test_a_plan_that_is_not_known_is_refused_with_all_that_are():
+    with pytest.raises(ValueError, match="plan is 'ddmi': it must be one of skipped, .*plms"):
+        plans.write("ddmi", LINEAR, [999, 500])
+
+
+@pytest.mark.parametrize("name", grids.GRIDS)
+def test_grids_by_name(name):
+    times = grids.named(name, LINEAR, 10)
+    assert len(times) == 10 and (np.diff(times) < 0).all() and times[0] <= 999 and times[-1] >= 0
+    with pytest.raises(ValueError, match="grid is 'even': it must be one of uniform, .*linspace"):
+        grids.named("even", LINEAR, 10)
+
+
+@pytest.mark.parametrize("steps", [10, "10"])
+def test_a_name_and_steps_stand_for_a_plan_on_the_trailing_grid(params, steps):
+    expected = plans.dpmpp_2m(params.schedule, grids.trailing(1000, 10))
+    same(request.plan(params, steps=steps, plan="dpmpp_2m"), expected)
+    same(request.plan(params, skip=100, plan="dpmpp_2m"), expected)
+
+
+def test_a_name_may_go_with_a_grid_or_one_of_adms_strings(params):
+    schedule = params.schedule
+    same(
+        request.plan(params, steps=7, plan="unipc_3", grid="karras"),
+        plans.unipc(schedule, grids.karras(schedule, 7), 3),
+    )
+    same(
+        request.plan(params, steps="ddim25", plan="heun"),
+        plans.heun(schedule, grids.respaced(1000, "ddim25")),
+    )
+    assert request.plan(params, plan="ddim").nfe == 50
+
+
+def test_whole_steps_without_a_plan_are_adms(params):
+    same(request.plan(params, steps=25), request.plan(params, steps="25"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"plan": "dmp"}, "plan is 'dmp': it must be one of"),
+        ({"plan": "ddim", "cutoff": 5}, "plan is 'ddim', and cutoff or variance is given too"),
+        ({"plan": "ddim", "variance": "small"}, "plan is 'ddim', and cutoff or variance"),
+        ({"plan": "ddim", "steps": 5, "skip": 7}, "steps is given, and skip too"),
+        ({"plan": "ddim", "grid": "karras"}, "grid is 'karras': say in steps how many"),
+        ({"plan": "ddim", "steps": 5, "grid": "even"}, "grid is 'even': it must be one of"),
+        ({"plan": "ddim", "steps": "ddim5", "grid": "karras"}, "with a grid it must be a whole"),
+        ({"grid": "karras", "steps": 5}, "grid is 'karras': it goes with the name of a plan"),
+        ({"plan": "ddim", "steps": 0}, "steps is 0: it must be a whole number from 1 on"),
+        ({"plan": "ddim", "steps": 1001}, "num is 1001: it must be a whole number in 1 .. 1000"),
+        ({"plan": "dpmpp_3m", "steps": 2}, "2 times are too few: this method and order need 3"),
+    ],
+    ids=str,
+)
+def test_a_name_that_cannot_be_served_is_refused(params, options, message):
+    with pytest.raises(ValueError, match=message):
+        skipjax.sample(params, KEY, **options)
+
+
+def test_sample_draws_by_a_named_plan(params):
+    plan = plans.dpmpp_2m(params.schedule, grids.trailing(1000, 4))
+    options = {"num": 2, "label": 1, "devices": ONE}
+    ours = skipjax.sample(params, KEY, plan="dpmpp_2m", steps=4, **options)
+    np.testing.assert_array_equal(ours, skipjax.sample(params, KEY, plan=plan, **options))
+
+
+@pytest.fixture
+def command(work, params, capsys):
+    tiny.save(work / "tiny")
+    start = ["sample", "--checkpoint", "tiny", "--num", "2", "--out", "a.npz"]
+
+    def run(*arguments):
+        cli.main([*start, *map(str, arguments)])
+        with np.load("a.npz") as file:
+            return file["arr_0"], capsys.readouterr().out
+
+    run.start = start
+    return run
+
+
+def test_the_command_takes_a_name_or_a_file(command, work):
+    by_name, said = command("--plan", "dpmpp_2m", "--steps", 5, "--grid", "karras")
+    assert "2 pictures, 5 NFE each" in said
+    plan = plans.dpmpp_2m(LINEAR, grids.karras(LINEAR, 5))
+    (work / "mine.json").write_text(plan.to_json())
+    by_file, _ = command("--plan", "mine.json")
+    np.testing.assert_array_equal(by_file, by_name)
+    _, said = command("--plan", "dpm_2s", "--steps", 3)
+    assert "2 pictures, 5 NFE each" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plan", "ddmi"], "plan is 'ddmi': it must be one of"),
+        (["--plan", "missing.json"], "plan: missing.json holds none"),
+        (["--plan", "torn.json"], "plan: torn.json holds none (this is no JSON"),
+        (["--plan", "cosine.json"], "the plan was written for another schedule than tiny's"),
+        (["--plan", "linear.json", "--steps", 5], "plan is given, and skip, cutoff, steps"),
+        (["--plan", "dpmpp_3m", "--steps", 2], "2 times are too few"),
+        (["--plan", "ddim", "--steps", 5, "--grid", "even"], "grid is 'even'"),
+        (["--grid", "karras"], "grid is 'karras': it goes with the name of a plan"),
+    ],
+    ids=str,
+)
+def test_the_command_refuses_in_one_line(command, work, capsys, arguments, message):
+    for schedule in ("cosine", "linear"):
+        plan = plans.ddim(getattr(schedules, schedule)(), [999, 500])
+        (work / f"{schedule}.json").write_text(plan.to_json())
+    (work / "torn.json").write_text(plan.to_json()[:100])
+    assert message in refused([*command.start, *arguments], capsys)
+
+
+def test_the_command_lists_every_plan_with_order_calls_and_history(capsys):
+    cli.main(["plans"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["plan", "order", "NFE", "per", "step", "K", "noise"]
+    listed = {row.split()[0]: row for row in rows[: len(METHODS)]}
+    assert list(listed) == list(METHODS)
+    assert listed["dpmpp_3m"].split()[:6] == ["dpmpp_3m", "3", "N", "1", "3", "no"]
+    assert listed["heun"].split()[:8] == ["heun", "2", "2", "N", "-", "1", "2", "2"]
+    assert listed["f_pndm"].split()[:7] == ["f_pndm", "2", "N", "+", "9", "1", "13"]
+
+
+def test_a_plan_of_a_file_is_the_one_that_was_written(work):
+    plan = plans.unipc(LINEAR, grids.uniform(1000, 6), 3)
+    (work / "plan.json").write_text(plan.to_json())
+    same(Plan.from_json((work / "plan.json").read_text()), plan)
