@@ -78,10 +78,12 @@ def sample(
     classifier: Classifier | None = None,
     guidance_interval: tuple[float, float] | None = None,
     low_res: jax.Array | np.ndarray | None = None,
-    steps: str | None = None,
+    steps: str | int | None = None,
     variance: Variance | None = None,
-    plan: Plan | None = None,
+    plan: Plan | str | None = None,
+    grid: str | None = None,
     clip: bool = True,
+    threshold: float | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
     devices: Sequence[jax.Device] | None = None,
@@ -91,7 +93,7 @@ def sample(
 
     A picture depends on `key` and its id alone: not on which others are drawn with it, nor on how
     many devices. A new key, label, cutoff or eta, another scale or interval of guidance, another
-    plan of as many rows: each runs the program that is compiled already.
+    threshold, another plan of as many rows: each runs the program that is compiled already.
 
     Args:
         params: What `load` returned. Where its weights lie on a mesh, pictures are spread over the
@@ -110,11 +112,16 @@ def sample(
         low_res: Pictures to enlarge, [num, h, w, C], float in [-1, 1] or uint8; only for a
             network that does, and needed there.
         steps: One of ADM's strings instead of `skip` and `cutoff`, for ADM's own sampler:
-            "250", "90,60,60,20,20", "" for all T times; "ddim25" for DDIM.
+            "250", "90,60,60,20,20", "" for all T times; "ddim25" for DDIM. With the name of a plan
+            how many times its grid has, or one of ADM's strings.
         variance: Of the noise in skipped-step and ADM's sampling: "small", "large",
             "learned_range", "learned"; what the network was made for, unless told.
-        plan: Any other sampler, instead of `skip`, `cutoff`, `steps` and `variance`.
+        plan: Any other sampler, instead of `skip`, `cutoff`, `steps` and `variance`; or the name
+            of one in `skipjax.plans.METHODS`, on the times that `skip` or `steps` gives.
+        grid: Which times those are, a name in `skipjax.grids.GRIDS`; "trailing" unless told.
         clip: Whether predictions of x_0 are kept in [-1, 1].
+        threshold: Quantile of dynamic thresholding, in (0, 1], instead of clipping: where guidance
+            is strong it keeps pictures from saturating. 0.995 is usual.
         dtype: What the network computes in, float32 or bfloat16.
         remat: Whether a classifier's layers are computed again for its gradient, to save memory.
         devices: Where to compute, each with a copy of the weights; unless told, where the weights
@@ -122,8 +129,8 @@ def sample(
         progress: Whether to show the steps go by.
 
     Returns:
-        float32 [num, H, W, C]; in [-1, 1] where `clip` is set, nothing guides and the plan ends
-        without noise.
+        float32 [num, H, W, C]; in [-1, 1] where `clip` or `threshold` is set, nothing guides and
+        the plan ends without noise.
 
     Raises:
         ValueError: For an argument out of range, with what is accepted.
@@ -131,14 +138,15 @@ def sample(
         FloatingPointError: If a picture came out NaN or infinite.
     """
     params, key, dtype = request.network(params), request.key(key), request.dtype(dtype)
-    plan = request.plan(params, skip, cutoff, steps, variance, plan)
+    threshold = request.threshold(threshold)
+    plan = request.plan(params, skip, cutoff, steps, variance, plan, grid)
     low_res = request.low_res(params.spec, low_res)
     ids = request.ids(num, ids, low_res)
-    guide = request.guide(params.spec, guidance, classifier, guidance_interval)
+    guide = request.guide(params.spec, plan, guidance, classifier, guidance_interval)
     numbers = labels.resolve(request.labelled(params.spec, guide), key, ids, label)
     numbers = request.towards(params.spec, guide, numbers)
     arguments = place(params, plan, key, ids, numbers, devices, low_res=low_res, guide=guide)
-    options: Any = {"clip": clip, "dtype": dtype, "remat": remat}
+    options: Any = {"clip": clip, "threshold": threshold, "dtype": dtype, "remat": remat}
     if progress:
         with progress_bar.bar(plan.nfe):
             images = generate(*arguments, **options, on_step=progress_bar.on_step)

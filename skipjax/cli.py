@@ -19,11 +19,12 @@ import tyro
 from tqdm import tqdm
 
 import skipjax
-from skipjax import api, images, labels, request
+from skipjax import api, grids, images, labels, plans, request, schedules
 from skipjax.checks import whole
 from skipjax.files import pending
 from skipjax.generation import generate
 from skipjax.models import param_shapes
+from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.weights import cards, folders, released
 
@@ -63,11 +64,19 @@ class Sample:
     cutoff: Whole = 0
     """Steps that start at this time or above are skipped-step, those below DDIM."""
     steps: str | None = None
-    """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"."""
+    """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"; or
+    how many times the grid of a named plan has."""
+    plan: str | None = None
+    """Another sampler: a name that `skipjax plans` lists, or a .json that Plan.to_json wrote."""
+    grid: str | None = None
+    """Times of a named plan: uniform, quadratic, uniform_log_snr, karras, leading, trailing or
+    linspace; trailing, unless told."""
     classifier: Path | None = None
     """Checkpoint of a classifier, to guide by."""
     guidance: float | None = None
     """Scale of guidance; 1 where a classifier is given."""
+    threshold: float | None = None
+    """Quantile of dynamic thresholding, such as 0.995, instead of clipping to [-1, 1]."""
     low_res: Path | None = None
     """.npz whose arr_0 holds the pictures to enlarge, as this command writes them."""
     num: Whole = 4
@@ -92,14 +101,17 @@ class Sample:
             if isinstance(params, Classifier):
                 raise ValueError(f"{params.spec.name} is a classifier: give it as --classifier")
             spec = params.spec
-            plan = request.plan(params, self.skip, self.cutoff, self.steps, None, None)
+            chosen = None if self.plan is None else _plan(self.plan)
+            plan = request.plan(
+                params, self.skip, self.cutoff, self.steps, None, chosen, self.grid
+            )
             low_res = request.low_res(spec, None if self.low_res is None else _read(self.low_res))
             ids = request.ids(self.num, None, low_res)
             batch = min(whole("batch", self.batch, 1), len(ids))
             classifier = None if self.classifier is None else api.load(self.classifier)
             if isinstance(classifier, Pretrained):
                 raise ValueError(f"{classifier.spec.name} is no classifier: it draws pictures")
-            guide = request.guide(spec, self.guidance, classifier, None)
+            guide = request.guide(spec, plan, self.guidance, classifier, None)
             key = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1))
             asked = [self.labels[i % len(self.labels)] for i in ids] if self.labels else None
             label = labels.resolve(request.labelled(spec, guide), key, ids, asked)
@@ -109,8 +121,8 @@ class Sample:
                 small = None if low_res is None else low_res[chosen]
                 return api.place(params, plan, key, ids[chosen], y, low_res=small, guide=guide)
 
-            dtype = jnp.dtype(self.dtype)
-            pictures, compiling, sampling = _draw(arguments, len(ids), batch, dtype)
+            threshold, dtype = request.threshold(self.threshold), jnp.dtype(self.dtype)
+            pictures, compiling, sampling = _draw(arguments, len(ids), batch, threshold, dtype)
             if self.out.suffix == ".png":
                 images.grid(pictures).save(temporary)
             else:
@@ -120,6 +132,29 @@ class Sample:
             f"{len(ids)} pictures, {plan.nfe} NFE each, in {sampling:.1f} s: "
             f"{len(ids) / sampling:.2f} pictures/s, after {compiling:.1f} s to compile. "
             f"Saved: {self.out}"
+        )
+
+
+@dataclass
+class Plans:
+    """List the samplers that --plan knows."""
+
+    def __call__(self) -> None:
+        """Prints a table, with K from a plan that is written."""
+        schedule = schedules.linear()
+        rows = [("plan", "order", "NFE", "per step", "K", "noise", "")]
+        for name, method in plans.METHODS.items():
+            plan = plans.write(name, schedule, grids.trailing(schedule.T, 10))
+            noise = "yes" if plan.noise.any() else "no"
+            numbers = (str(method.order), method.nfe, str(method.calls), str(plan.history))
+            rows.append((name, *numbers, noise, method.about))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+        print(
+            "\nOrder of convergence, weak where there is noise. NFE: network calls for N times in "
+            "the grid.\nK: predictions that a step looks back at. Skipped-step sampling joined "
+            "with DDIM: --skip and --cutoff."
         )
 
 
@@ -178,6 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     command = tyro.cli(
         Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Plans, tyro.conf.subcommand("plans")]
         | Annotated[Info, tyro.conf.subcommand("info")]
         | Annotated[Convert, tyro.conf.subcommand("convert")],
         prog="skipjax",
@@ -199,7 +235,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _draw(
-    arguments: Callable[[np.ndarray], tuple], num: int, batch: int, dtype: jnp.dtype
+    arguments: Callable[[np.ndarray], tuple],
+    num: int,
+    batch: int,
+    threshold: float | None,
+    dtype: jnp.dtype,
 ) -> tuple[np.ndarray, float, float]:
     """uint8 pictures, and the seconds spent compiling and sampling.
 
@@ -207,6 +247,7 @@ def _draw(
         arguments: Those of `generate`, for the pictures at some places of all.
         num: How many pictures there are.
         batch: How many to compute at a time.
+        threshold: Quantile of dynamic thresholding, if any.
         dtype: What to compute in.
     """
     # Beyond the end the last picture is drawn again, so that all batches are of one shape.
@@ -214,16 +255,27 @@ def _draw(
     # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
     with tqdm(total=len(batches), desc="compiling", unit="batch") as bar:
         began = time.perf_counter()
-        compiled = generate.lower(*arguments(batches[0]), dtype=dtype).compile()
+        options = {"threshold": threshold}
+        compiled = generate.lower(*arguments(batches[0]), **options, dtype=dtype).compile()
         ready = time.perf_counter()
         bar.set_description("sampling")
         pictures = []
         for chosen in batches:
-            drawn = api.finite(compiled(*arguments(chosen))[:batch], chosen)
+            drawn = api.finite(compiled(*arguments(chosen), **options)[:batch], chosen)
             pictures.append(images.to_uint8(drawn))
             bar.update()
         done = time.perf_counter()
     return np.concatenate(pictures)[:num], ready - began, done - ready
+
+
+def _plan(text: str) -> Plan | str:
+    """The plan in a file, or the name of one."""
+    if not text.endswith(".json"):
+        return text
+    try:
+        return Plan.from_json(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"plan: {text} holds none ({error})") from None
 
 
 def _read(path: Path) -> np.ndarray:

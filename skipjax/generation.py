@@ -16,6 +16,8 @@ _READINGS = {
     "eps": denoisers.from_eps,
     "x_0": denoisers.from_x_0,
     "v": denoisers.from_v,
+    "score": denoisers.from_score,
+    "velocity": denoisers.from_velocity,
 }
 # Folded into the key of a network that enlarges pictures: one key then serves a whole cascade, the
 # labels that it draws are the same at each stage, and the noise is not.
@@ -48,6 +50,7 @@ def generate(
     guide: Guide | None = None,
     *,
     clip: bool = True,
+    threshold: jax.Array | float | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
     on_step: Callable[[jax.Array], None] | None = None,
@@ -64,6 +67,7 @@ def generate(
         low_res: Pictures to enlarge, float32 [B, h, w, C] in [-1, 1], for a network that does.
         guide: How to guide; not at all, unless told.
         clip: Whether predictions of x_0 are kept in [-1, 1], before any guidance by a classifier.
+        threshold: Quantile of dynamic thresholding, which then takes the place of clipping.
         dtype: What the networks compute in.
         remat: Whether a classifier's layers are computed again for its gradient, to save memory.
         on_step: Told the index of each row of the plan when it is done.
@@ -76,7 +80,14 @@ def generate(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
     x = sampling.starting_noise(keys, params.shape)
     denoise = denoiser(
-        params, labels, low_res=low_res, guide=guide, clip=clip, dtype=dtype, remat=remat
+        params,
+        labels,
+        low_res=low_res,
+        guide=guide,
+        clip=clip,
+        threshold=threshold,
+        dtype=dtype,
+        remat=remat,
     )
     return sampling.integrate(plan, denoise, x, keys, on_step=on_step)
 
@@ -88,6 +99,7 @@ def denoiser(
     low_res: jax.Array | None = None,
     guide: Guide | None = None,
     clip: bool = True,
+    threshold: jax.Array | float | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> denoisers.Denoise:
@@ -120,7 +132,9 @@ def denoiser(
             )
         scale, interval = guide.scale, guide.interval
         denoise = guidance.classifier_free(of, labels, spec.null_label, scale, interval)
-    if clip:
+    if threshold is not None:
+        denoise = denoisers.threshold(denoise, threshold)
+    elif clip:
         denoise = denoisers.clip(denoise)
     if guide is not None and guide.classifier is not None:
         classes = labels

@@ -150,7 +150,7 @@ def test_a_long_list_of_bad_pictures_is_cut_short(params):
     ("change", "message"),
     [
         ({"schedule": "square"}, "schedule is 'square': it must be one of linear, scaled_linear"),
-        ({"prediction": "score"}, "prediction is 'score': it must be one of eps, x_0, v"),
+        ({"prediction": "noise"}, "prediction is 'noise': it must be one of eps, x_0, v, score"),
         ({"class_names": ("cat",)}, "1 class names for num_classes = 3"),
     ],
 )

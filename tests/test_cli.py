@@ -85,6 +85,12 @@ def test_sample_writes_arrays_as_adms_evaluator_reads_them(work, sample, checkpo
     assert not same(pictures, expected(checkpoint, cutoff=600, label=labels))
 
 
+def test_threshold_takes_the_place_of_clipping(sample, checkpoint):
+    sample(checkpoint, "--threshold", 0.8, "--batch", 4, "--out", "samples.npz")
+    assert same(arrays()["arr_0"], expected(checkpoint, threshold=0.8))
+    assert not same(arrays()["arr_0"], expected(checkpoint))
+
+
 def test_labels_go_in_turn_by_number_and_name(sample, checkpoint):
     sample(checkpoint, "--labels", "dog", 0, "cow", 1, "--out", "samples.npz")
     pictures, labels = arrays().values()
@@ -119,6 +125,8 @@ def test_pictures_do_not_depend_on_the_batch(sample, checkpoint, batch):
         (["--num", "many"], "num is 'many': it must be a whole number in 1 .. 4294967296"),
         (["--batch", 0], "batch is 0: it must be a whole number of at least 1"),
         (["--seed", -1], "seed is -1: it must be a whole number in 0 .. 4294967295"),
+        (["--threshold", 0], "threshold is 0.0: it must be a quantile, in (0, 1]"),
+        (["--threshold", 1.5], "threshold is 1.5: it must be a quantile, in (0, 1]"),
         (["--labels", "horse"], "label 'horse' is not a class: it must be 0 .. 2, or one of: cat"),
         (["--labels", "dog", "c"], "label 'c' fits several classes (cat, cow): it must be 0 .. 2"),
         (["--labels", 3], "label 3 is out of range: it must be 0 .. 2"),

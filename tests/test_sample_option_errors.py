@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import api, generation, plans, schedules
+from skipjax import api, generation, plans, request, schedules
 
 KEY = jax.random.key(0)
 SMALL = np.zeros((4, 8, 8, 3), np.float32)
@@ -63,8 +63,8 @@ def test_a_plan_replaces_all_that_writes_one(params, other):
     [
         ({"steps": "4", "skip": 50}, "steps is given, and skip or cutoff too, which it replaces"),
         ({"steps": "4", "cutoff": 9}, "steps is given, and skip or cutoff too, which it replaces"),
-        ({"steps": 4}, "steps is 4: it must be a string of ADM's, such as '250'"),
-        ({"steps": [4, 5]}, "steps is [4, 5]: it must be a string of ADM's, such as '250'"),
+        ({"steps": 0}, "steps is 0: it must be a whole number from 1 on, or a string of ADM's"),
+        ({"steps": [4, 5]}, "steps is [4, 5]: it must be a whole number from 1 on, or a string"),
         ({"steps": "four"}, "steps 'four' is not a respacing"),
         ({"steps": "ddim300"}, "no whole stride over 1000 times gives 300 of them"),
         ({"steps": "1001"}, "steps '1001' asks for 1001 of the 1000 times"),
@@ -88,6 +88,37 @@ def test_a_network_that_learns_no_variance_is_not_asked_for_it(variance):
     refused(message, params, variance=variance, steps="8")
     plan = plans.skipped(params.schedule, 250, 0, variance)
     refused(message, params, plan=plan)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, np.nan, "0.9", True, [0.9], object()])
+def test_threshold_is_a_quantile(params, threshold):
+    message = f"threshold is {threshold!r}: it must be a quantile, in (0, 1]"
+    refused(message, params, threshold=threshold)
+
+
+def zero_snr_betas(T=1000):
+    """Betas of a variance-preserving schedule that ends in noise alone."""
+    abar = schedules.zero_terminal_snr(schedules.linear(T)).alpha ** 2
+    return tuple((1 - abar / np.append(1.0, abar[:-1])).tolist())
+
+
+@pytest.mark.parametrize("prediction", ["eps", "score"])
+@pytest.mark.parametrize("schedule", ["rectified_flow", zero_snr_betas()], ids=["flow", "betas"])
+def test_where_x_is_noise_alone_eps_and_score_say_nothing(prediction, schedule):
+    spec = skipjax.Spec("blind", tiny.config(), schedule=schedule, prediction=prediction)
+    params = skipjax.Pretrained({}, spec)
+    message = (
+        "the plan calls the network where x is noise alone (zero SNR), and blind predicts "
+        f"{prediction}, which says nothing of x_0 there: give a plan that starts at time 998"
+    )
+    refused(message, params)
+    refused(message, params, steps="5")
+    refused(message, params, plan=plans.ddim(params.schedule, [999, 500]))
+    later = plans.ddim(params.schedule, [998, 500])
+    assert request.plan(params, 20, 0, None, None, later) is later
+    for other in ("x_0", "velocity"):
+        seeing = skipjax.Pretrained({}, dataclasses.replace(spec, prediction=other))
+        assert request.plan(seeing, 20, 0, None, None, None).alpha[0] == 0
 
 
 @pytest.mark.parametrize("scale", ["4", [1.0, 2.0], np.ones(1), np.nan, np.inf, True, object()])
@@ -127,6 +158,11 @@ def test_a_classifier_is_one(params, upsampler, classifier):
         ({"out_channels": 5}, {}, "classes 5, and 3 is needed"),
         ({}, {"schedule": "cosine"}, "the schedule cosine, and linear is needed"),
         ({}, {"T": 4000}, "T 4000, and 1000 is needed"),
+        (
+            {},
+            {"schedule": (0.01,) * 999 + (0.02,)},
+            "the schedule of betas 0.01 ... 0.02, and linear is needed",
+        ),
     ],
     ids=str,
 )
@@ -205,7 +241,12 @@ def test_a_guide_needs_something_to_guide_by(params, classifier):
     [
         ({"variance": "medium"}, f"it must be one of {', '.join(schedules.VARIANCES)}"),
         ({"schedule": "square"}, "schedule is 'square': it must be one of linear"),
-        ({"prediction": "score"}, "prediction is 'score': it must be one of eps"),
+        ({"prediction": "noise"}, "prediction is 'noise': it must be one of eps"),
+        ({"prediction": "v", "schedule": "rectified_flow"}, "'v', which the schedule 'rectified_"),
+        ({"schedule": 3}, "schedule is 3: it must be one of linear.* or a vector of betas"),
+        ({"schedule": [0.1, None]}, "it must be one of linear.* or a vector of betas"),
+        ({"schedule": (0.1, 0.2)}, "schedule has 2 betas, and T is 1000: they must be as many"),
+        ({"schedule": (0.1, 1.2), "T": 2}, "betas must be a vector of numbers in"),
         ({"class_names": ("cat",)}, "1 class names"),
     ],
     ids=str,
@@ -213,6 +254,17 @@ def test_a_guide_needs_something_to_guide_by(params, classifier):
 def test_a_spec_says_what_it_does_not_know(change, message, classifier):
     with pytest.raises(ValueError, match=message):
         skipjax.Spec("tiny", tiny.config(), **change)
-    if set(change) & {"schedule", "class_names"}:
+    if set(change) <= {"schedule", "T", "class_names"}:
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(classifier.spec, **change)
+
+
+def test_a_classifier_cannot_guide_where_x_is_noise_alone(classifier):
+    betas = (0.1, 0.2, 1.0)
+    params = tiny.pretrained(schedule=betas, T=3, prediction="v")
+    of_them = dataclasses.replace(
+        classifier, spec=dataclasses.replace(classifier.spec, schedule=betas, T=3)
+    )
+    plan = plans.ddim(params.schedule, [2, 1, 0])
+    message = "a classifier is given, and the plan calls the network where x is noise alone"
+    refused(message, params, plan=plan, classifier=of_them)

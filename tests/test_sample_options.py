@@ -11,11 +11,12 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import denoisers, generation, grids, labels, plans, request
+from skipjax import denoisers, generation, grids, labels, plans, pretrained, request
 
 KEY = jax.random.key(3)
 ONE = jax.local_devices()[:1]
 NULL = 1
+BETAS = (0.1, 0.2, 0.3, 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,61 @@ def test_a_sweep_over_guidance_runs_one_program(params, classifier):
     assert (apart > 1e-3).sum() == 12
     assert np.isfinite(guided(guidance=np.float32(2), cutoff=500)).all()
     assert skipjax.generate._cache_size() == programs
+
+
+def test_a_sweep_over_thresholds_runs_one_program(params):
+    clipped, free = sample(params), sample(params, clip=False)
+    assert jnp.abs(free).max() > 1.5
+    drawn = {1.0: sample(params, threshold=1)}
+    programs = skipjax.generate._cache_size()
+    drawn |= {quantile: sample(params, threshold=quantile) for quantile in (1e-6, 0.7, 0.95)}
+    assert skipjax.generate._cache_size() == programs
+    assert max(jnp.abs(pictures).max() for pictures in drawn.values()) <= 1
+    # Where no picture is stretched, it is clipping.
+    np.testing.assert_allclose(drawn[1e-6], clipped, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(sample(params, threshold=0.7, clip=False), drawn[0.7])
+    apart = np.array([clipped, free, drawn[0.7], drawn[0.95], drawn[1.0]])
+    assert (np.abs(apart[:, None] - apart).max((2, 3, 4, 5)) > 1e-3).sum() == 20
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [
+        (schedule, prediction)
+        for schedule in ("linear", "sigmoid", "rectified_flow", BETAS)
+        for prediction in pretrained.PREDICTIONS
+        if (schedule, prediction) != ("rectified_flow", "v")
+    ],
+    ids=str,
+)
+def test_every_prediction_is_read_as_such(monkeypatch, schedule, prediction):
+    Told(monkeypatch)
+    T = len(schedule) if isinstance(schedule, tuple) else 1000
+    spec = skipjax.Spec("other", tiny.config(), schedule, T, prediction)
+    params = skipjax.Pretrained({}, spec)
+    alpha, sigma = params.schedule.at(2)
+    x, point = jnp.full((1, 8, 8, 3), 0.3), denoisers.Point(2.0, alpha, sigma)
+    with jax.disable_jit():
+        said = generation.denoiser(params, jnp.zeros(1, int), clip=False)(x, point)
+    output = {
+        "eps": said.eps,
+        "x_0": said.x_0,
+        "v": alpha * said.eps - sigma * said.x_0,
+        "score": -said.eps / sigma,
+        "velocity": said.eps - said.x_0,
+    }[prediction]
+    np.testing.assert_allclose(output, x, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(alpha * said.x_0 + sigma * said.eps, x, rtol=0, atol=1e-6)
+
+
+def test_betas_of_a_user_s_own_are_the_schedule(params):
+    betas = np.linspace(1e-4, 0.02, 1000)
+    spec = dataclasses.replace(params.spec, schedule=betas)
+    assert spec == dataclasses.replace(params.spec, schedule=betas.tolist())
+    assert hash(spec) == hash(dataclasses.replace(params.spec, schedule=tuple(betas)))
+    own = skipjax.Pretrained(params.params, spec)
+    np.testing.assert_array_equal(own.schedule.alpha, params.schedule.alpha)
+    np.testing.assert_array_equal(sample(own), sample(params))
 
 
 def test_remat_draws_the_same_pictures(params, classifier):
