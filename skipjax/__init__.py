@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from skipjax import adaptive as adaptive
 from skipjax import denoisers as denoisers
 from skipjax import grids as grids
 from skipjax import guidance as guidance
