@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from gaussian import Gaussian, law
 
 from skipjax import grids, plans, schedules
+from skipjax.evaluation.exact import Gaussian, law
 
 LINEAR = schedules.linear()
 SCHEDULES = {

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import Gaussian
 
 from skipjax import guidance, placement, plans, schedules
 from skipjax.denoisers import Point, Prediction, clip, steered
+from skipjax.evaluation.exact import Gaussian
 from skipjax.sampling import integrate
 
 LINEAR = schedules.linear()

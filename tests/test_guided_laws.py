@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import Gaussian, law
 
 from skipjax import grids, guidance, plans, schedules
 from skipjax.denoisers import Point, steered
+from skipjax.evaluation.exact import Gaussian, law
 from skipjax.sampling import integrate
 
 M, S2, Y, R2 = 0.3, 0.64, 1.1, 0.25

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "denoisers": {"schedules"},
     "guidance": {"denoisers"},
     "sampling": {"schedules", "plans", "denoisers"},
+    "adaptive": {"schedules", "plans", "denoisers", "sampling"},
     "models": set(),
     "images": set(),
     "labels": {"models", "pretrained"},
@@ -34,11 +35,11 @@ MAY_IMPORT = {
     "training": NETWORKS,
     "evaluation": NETWORKS | SAMPLERS | TOOLS,
     "generation": {"models", "pretrained"} | SAMPLERS,
-    "request": {"schedules", "plans", "pretrained", "generation"},
+    "request": {"schedules", "grids", "plans", "pretrained", "generation"},
     "api": BELOW_API,
     "jobs": BELOW_API | {"api"},
     "cli": BELOW_API | {"api", "jobs", "evaluation"},
-    "__init__": BELOW_API | {"api"},
+    "__init__": BELOW_API | {"api", "adaptive"},
 }
 # Packages that one part of the package keeps from the others.
 ONLY = {"flax.linen": "models", "orbax": "weights", "optax": "training"}
