@@ -10,30 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diffusers_oracle import READINGS, SCHEDULES, diffusers, torch
 
 from skipjax import denoisers, grids, plans, schedules
 from skipjax.sampling import gaussian, integrate
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
-diffusers = pytest.importorskip(
-    "diffusers", reason="diffusers is not installed: pip install -e .[oracle]"
-)
-
 NUMS = [5, 10, 20, 50]
-SCHEDULES = {
-    "linear": (schedules.linear(), {"beta_schedule": "linear"}),
-    "scaled_linear": (
-        schedules.scaled_linear(),
-        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-    ),
-    "cosine": (schedules.cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
-}
-# x_0 = of_x x + of_m m for what a network may output.
-READINGS = {
-    "epsilon": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
-    "sample": lambda alpha, sigma: (0.0, 1.0),
-    "v_prediction": lambda alpha, sigma: (alpha, -sigma),
-}
 DENOISERS = {
     "epsilon": denoisers.from_eps,
     "sample": denoisers.from_x_0,
@@ -109,32 +91,49 @@ def test_ddim_equals_their_coefficients(name, prediction, eta):
 
 
 @each_schedule
+@each_prediction
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_on_the_trailing_grid_equals_theirs_where_num_divides_T(name, eta):
+def test_ddim_on_the_trailing_grid_equals_theirs_where_num_divides_T(name, prediction, eta):
+    options = {"timestep_spacing": "trailing", "prediction_type": prediction}
     for num in NUMS:
         plan = plans.ddim(SCHEDULES[name][0], grids.trailing(1000, num), eta)
-        assert_same(ours(plan), theirs(ddim(name, num, timestep_spacing="trailing"), eta), num)
+        assert_same(ours(plan, prediction), theirs(ddim(name, num, **options), eta), num)
 
 
+@each_prediction
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("spacing", "num"), [("trailing", 7), ("linspace", 10)])
-def test_exception_their_ddim_jumps_by_a_whole_stride_and_misses_the_next_time(spacing, num):
+def test_exception_their_ddim_jumps_by_a_whole_stride_and_misses_the_next_time(
+    spacing, num, eta, prediction
+):
     # DDIMScheduler goes from t to t - T // num. Where the times are rounded that is not the time
     # at which the network is called next; our plans go there.
     schedule, times = schedules.linear(), GRIDS[spacing](1000, num)
-    table = theirs(ddim("linear", num, timestep_spacing=spacing), 0.5)
-    assert np.abs(ours(plans.ddim(schedule, times, 0.5)) - table)[:-1].max() > 1e-4
+    options = {"timestep_spacing": spacing, "prediction_type": prediction}
+    table = theirs(ddim("linear", num, **options), eta)
+    assert np.abs(ours(plans.ddim(schedule, times, eta), prediction) - table)[:-1].max() > 1e-4
     for t, row in zip(times, table, strict=True):
-        s = t - 1000 // num
-        plan = plans.ddim(schedule, [t, s] if s >= 0 else [t], 0.5)
-        assert_same(ours(plan)[0], row, t)
+        plan = plans.ddim(schedule, [t], eta, end=max(t - 1000 // num, schedules.DATA))
+        assert_same(ours(plan, prediction)[0], row, t)
 
 
-def test_exception_set_alpha_to_one_off_ends_at_time_0_rather_than_at_the_data():
-    # As Stable Diffusion 1 and 2 are set; a plan's last row always ends at the data.
-    scheduler = ddim("scaled_linear", 20, set_alpha_to_one=False, steps_offset=1)
-    times = np.append(grids.leading(1000, 20, offset=1), 0)
-    plan = plans.ddim(schedules.scaled_linear(), times, 0.5)
-    assert_same(ours(plan)[:-1], theirs(scheduler, 0.5))
+@each_schedule
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_that_ends_at_time_0_is_theirs_without_set_alpha_to_one(name, eta):
+    # As Stable Diffusion 1 and 2 are set.
+    for num in NUMS:
+        scheduler = ddim(name, num, set_alpha_to_one=False, steps_offset=1)
+        plan = plans.ddim(SCHEDULES[name][0], grids.leading(1000, num, 1), eta, end=0)
+        assert_same(ours(plan), theirs(scheduler, eta), num)
+
+
+def test_exception_without_set_alpha_to_one_they_step_from_time_0_to_time_0():
+    # Their last step changes nothing; a plan has no such step.
+    scheduler = ddim("scaled_linear", 20, set_alpha_to_one=False)
+    table = theirs(scheduler, 0.5)
+    assert_same(table[-1], [1, 0, 0])
+    plan = plans.ddim(schedules.scaled_linear(), grids.leading(1000, 20)[:-1], 0.5, end=0)
+    assert_same(ours(plan), table[:-1])
 
 
 @each_schedule
@@ -148,15 +147,19 @@ def test_ddpm_equals_their_coefficients(name, prediction, variance):
 
 
 @each_schedule
+@each_prediction
 @pytest.mark.parametrize("spacing", GRIDS)
-def test_ddpm_equals_theirs_on_every_grid_up_to_the_noise_of_the_last_step(name, spacing):
+def test_ddpm_equals_theirs_on_every_grid_up_to_the_noise_of_the_last_step(
+    name, spacing, prediction
+):
     for num in [7, *NUMS]:
         for variance in ("small", "large"):
             options = {"timestep_spacing": spacing, "variance_type": f"fixed_{variance}"}
             plan = plans.ddpm(SCHEDULES[name][0], GRIDS[spacing](1000, num), variance)
-            table = theirs(ddpm(name, num, **options))
-            assert_same(ours(plan)[:-1], table[:-1], num)
-            assert_same(ours(plan)[-1, :2], table[-1, :2], num)
+            table = theirs(ddpm(name, num, prediction_type=prediction, **options))
+            rows = ours(plan, prediction)
+            assert_same(rows[:-1], table[:-1], num)
+            assert_same(rows[-1, :2], table[-1, :2], num)
 
 
 def test_exception_their_ddpm_adds_noise_to_the_picture_where_the_last_time_is_not_0():

@@ -5,10 +5,12 @@ import pytest
 
 from skipjax import grids, schedules
 
-pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
 diffusers = pytest.importorskip(
     "diffusers", reason="diffusers is not installed: pip install -e .[oracle]"
 )
+# Their solvers hand tensors of torch to NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SCHEDULES = {
     "linear": (schedules.linear(), {"beta_schedule": "linear"}),
@@ -17,7 +19,14 @@ SCHEDULES = {
         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     ),
     "cosine": (schedules.cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
+    "sigmoid": (schedules.sigmoid(), {"beta_schedule": "sigmoid"}),
 }
+MULTISTEP = [
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+]
 GRIDS = {"leading": grids.leading, "trailing": grids.trailing, "linspace": grids.linspace}
 
 
@@ -54,3 +63,60 @@ def test_leading_grid_with_an_offset_equals_set_timesteps(num, offset):
     scheduler = diffusers.DDIMScheduler(steps_offset=offset)
     scheduler.set_timesteps(num)
     assert grids.leading(1000, num, offset).tolist() == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_rescaled_to_zero_terminal_snr_equals_theirs(name):
+    schedule, betas = SCHEDULES[name]
+    theirs = diffusers.DDPMScheduler(**betas, rescale_betas_zero_snr=True).alphas_cumprod
+    ours = schedules.zero_terminal_snr(schedule)
+    np.testing.assert_allclose(ours.alpha**2, theirs.double().numpy(), rtol=0, atol=2e-6)
+    assert theirs[-1] == 0 == ours.alpha[-1]
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.15, 3.0])
+def test_flow_equals_their_sigmas(shift):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    sigma = schedules.rectified_flow(1000, shift).sigma[::-1]
+    np.testing.assert_allclose(sigma, scheduler.sigmas.double().numpy(), rtol=2e-6)
+
+
+@pytest.mark.parametrize("cls", MULTISTEP)
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_multistep_grid_equals_set_timesteps(spacing, cls):
+    for offset in (0, 1):
+        scheduler = getattr(diffusers, cls)(timestep_spacing=spacing, steps_offset=offset)
+        for num in [1, 2, 3, 5, 7, 10, 20, 30, 50, 77, 250, 333]:
+            scheduler.set_timesteps(num)
+            arguments = (offset,) if spacing == "leading" else ()
+            ours = GRIDS[spacing](1000, num, *arguments, multistep=True)
+            assert ours.tolist() == scheduler.timesteps.tolist(), num
+
+
+@pytest.mark.parametrize("cls", ["EulerDiscreteScheduler", "LMSDiscreteScheduler"])
+def test_uniform_grid_equals_linspace_of_euler_and_lms(cls):
+    scheduler = getattr(diffusers, cls)(timestep_spacing="linspace")
+    for num in [2, 3, 7, 20, 50]:
+        scheduler.set_timesteps(num)
+        np.testing.assert_allclose(grids.uniform(1000, num), scheduler.timesteps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num", [5, 12, 30])
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine"])
+@pytest.mark.parametrize(
+    ("grid", "option"),
+    [(grids.karras, "use_karras_sigmas"), (grids.uniform_log_snr, "use_exponential_sigmas")],
+    ids=["karras", "exponential"],
+)
+def test_grid_by_level_equals_their_sigmas(grid, option, name, num):
+    schedule, betas = SCHEDULES[name]
+    scheduler = diffusers.EulerDiscreteScheduler(**betas, **{option: True})
+    # Our table, so that what differs is the grid: in theirs the least sigma is off by 3e-4.
+    scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha**2)
+    scheduler.set_timesteps(num)
+    times = grid(schedule, num)
+    alpha, sigma = schedule.at(times)
+    theirs = scheduler.sigmas[:-1].double().numpy()
+    np.testing.assert_allclose(sigma / alpha, theirs, rtol=1e-6)
+    # Between whole times their log sigma is linear, and our log alpha.
+    np.testing.assert_allclose(times, scheduler.timesteps, rtol=0, atol=0.1)
