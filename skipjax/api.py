@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, ClassifierSpec, Pretrained, Spec
 from skipjax.schedules import Variance
 from skipjax.weights import cards, folders, released
+
+Images = TypeVar("Images", jax.Array, np.ndarray)
 
 
 def load(
@@ -156,7 +158,7 @@ def sample(
     return finite(images[: len(ids)], ids)
 
 
-def finite(images: jax.Array, ids: np.ndarray) -> jax.Array:
+def finite(images: Images, ids: np.ndarray) -> Images:
     """The pictures, if every one of them is finite.
 
     Raises:

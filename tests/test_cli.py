@@ -205,7 +205,7 @@ def test_an_interrupted_run_saves_nothing(work, capsys, checkpoint, monkeypatch)
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_draw", interrupt)
+    monkeypatch.setattr(cli.sample, "_draw", interrupt)
     with pytest.raises(SystemExit) as end:
         cli.main(["sample", "--checkpoint", checkpoint])
     assert end.value.code == 130 and not contents(work)

@@ -57,7 +57,7 @@ def nothing_runs(monkeypatch):
     def draw(*_):
         pytest.fail("something was computed")
 
-    monkeypatch.setattr(cli, "_draw", draw)
+    monkeypatch.setattr(cli.sample, "_draw", draw)
 
 
 def small(num=3, side=8):

@@ -10,3 +10,4 @@ from skipjax.request.guide import guide as guide
 from skipjax.request.guide import labelled as labelled
 from skipjax.request.guide import towards as towards
 from skipjax.request.sampler import plan as plan
+from skipjax.request.sampler import plan_or_name as plan_or_name

@@ -1,5 +1,6 @@
 """Which sampler is asked for."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,16 @@ def plan(
     if (skip, cutoff) != (20, 0):
         raise ValueError("steps is given, and skip or cutoff too, which it replaces: drop one")
     return _fit(params, plans.respaced(params.schedule, _respacing(steps), variance))
+
+
+def plan_or_name(text: str) -> Plan | str:
+    """The plan in a .json that `Plan.to_json` wrote; any other text is the name of one."""
+    if not text.endswith(".json"):
+        return text
+    try:
+        return Plan.from_json(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"plan: {text} holds none ({error})") from None
 
 
 def _times(params: Pretrained, skip: int, steps: str | int | None, grid: str | None) -> np.ndarray:

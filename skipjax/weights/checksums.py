@@ -15,6 +15,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def of_weights(path: Path) -> str:
+    """The checksum of a released file; or of a checkpoint's folder, that of what `sha256sum` would
+    print of its weights' files.
+    """
+    if path.is_file():
+        return sha256(path)
+    lines = "".join(f"{digest}  {name}\n" for name, digest in listing(path).items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def listing(folder: Path) -> dict[str, str]:
     """The checksums of the weights' files in a checkpoint's folder, by their path in it."""
     return {name: sha256(folder / name) for name in _names(folder)}

@@ -1,54 +1,23 @@
-"""The command `skipjax`."""
+"""A few pictures, as a grid or as arrays."""
 
-import json
-import os
-import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import platformdirs
-import tyro
 from tqdm import tqdm
 
-import skipjax
-from skipjax import api, grids, images, labels, plans, request, schedules
+from skipjax import api, images, labels, request
 from skipjax.checks import whole
 from skipjax.files import pending
 from skipjax.generation import generate
-from skipjax.models import param_shapes
-from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.weights import cards, folders, released
-
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
-
-
-def _number(typed: list[str]) -> int | str:
-    """An int; or, as it was typed, what is none: `whole` refuses it in one line, by name."""
-    try:
-        return int(typed[0])
-    except ValueError:
-        return typed[0]
-
-
-Whole = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=_number,
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
 
 
 @dataclass
@@ -59,9 +28,9 @@ class Sample:
     """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
     card: str | None = None
     """Card that describes a released file, a name or a .json; found by its name, unless told."""
-    skip: Whole = 20
+    skip: int = 20
     """Stride over the training times: of 1000, 20 leaves 50 network calls."""
-    cutoff: Whole = 0
+    cutoff: int = 0
     """Steps that start at this time or above are skipped-step, those below DDIM."""
     steps: str | None = None
     """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"; or
@@ -79,13 +48,13 @@ class Sample:
     """Quantile of dynamic thresholding, such as 0.995, instead of clipping to [-1, 1]."""
     low_res: Path | None = None
     """.npz whose arr_0 holds the pictures to enlarge, as this command writes them."""
-    num: Whole = 4
+    num: int = 4
     """How many pictures; with low_res as many as it holds."""
     labels: tuple[str, ...] = ()
     """Classes by number or name, taken in turn; drawn at random where none is given."""
-    seed: Whole = 0
+    seed: int = 0
     """Of all randomness. A picture depends on the seed and its place, not on num or batch."""
-    batch: Whole = 16
+    batch: int = 16
     """How many pictures are computed at a time, at most."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in."""
@@ -101,7 +70,7 @@ class Sample:
             if isinstance(params, Classifier):
                 raise ValueError(f"{params.spec.name} is a classifier: give it as --classifier")
             spec = params.spec
-            chosen = None if self.plan is None else _plan(self.plan)
+            chosen = None if self.plan is None else request.plan_or_name(self.plan)
             plan = request.plan(
                 params, self.skip, self.cutoff, self.steps, None, chosen, self.grid
             )
@@ -133,105 +102,6 @@ class Sample:
             f"{len(ids) / sampling:.2f} pictures/s, after {compiling:.1f} s to compile. "
             f"Saved: {self.out}"
         )
-
-
-@dataclass
-class Plans:
-    """List the samplers that --plan knows."""
-
-    def __call__(self) -> None:
-        """Prints a table, with K from a plan that is written."""
-        schedule = schedules.linear()
-        rows = [("plan", "order", "NFE", "per step", "K", "noise", "")]
-        for name, method in plans.METHODS.items():
-            plan = plans.write(name, schedule, grids.trailing(schedule.T, 10))
-            noise = "yes" if plan.noise.any() else "no"
-            numbers = (str(method.order), method.nfe, str(method.calls), str(plan.history))
-            rows.append((name, *numbers, noise, method.about))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-        print(
-            "\nOrder of convergence, weak where there is noise. NFE: network calls for N times in "
-            "the grid.\nK: predictions that a step looks back at. Skipped-step sampling joined "
-            "with DDIM: --skip and --cutoff."
-        )
-
-
-@dataclass
-class Info:
-    """Say what is known of a checkpoint, and what its network is made of."""
-
-    checkpoint: Annotated[str, tyro.conf.Positional] = "emoji32"
-    """A bundled or released name, a checkpoint's folder, or a released file."""
-
-    def __call__(self) -> None:
-        """Prints the card, then the parameters block by block."""
-        card = cards.describe(self.checkpoint)
-        print(json.dumps(card, indent=2, ensure_ascii=False))
-        shapes = param_shapes(folders.architecture(cards.spec(card)))
-        blocks = {
-            block: sum(leaf.size for leaf in jax.tree.leaves(params))
-            for block, params in shapes.items()
-        }
-        width = max(map(len, blocks))
-        for block, count in blocks.items():
-            print(f"{block:{width}}  {count:>12,}")
-        print(f"{'parameters':{width}}  {sum(blocks.values()):>12,}")
-
-
-@dataclass
-class Convert:
-    """Turn a released file of weights into a checkpoint's folder, with its card and checksums."""
-
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A .pt or .safetensors."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to make."""
-    card: str | None = None
-    """Card that describes the file, a name or a .json; found by the file's name, unless told."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """To store the weights in."""
-
-    def __call__(self) -> None:
-        """Converts, and says what came of it."""
-        if not self.file.is_file():
-            raise ValueError(f"{self.file} is not a file: give a .pt or .safetensors")
-        card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype))
-        size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
-        print(
-            f"{card['name']}: {card['parameters']:,} parameters, {self.dtype}, "
-            f"{size / 1e9:.2f} GB. Saved: {self.out}"
-        )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; bad input ends it with one line and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--version"]:
-        print(f"skipjax {skipjax.__version__}")
-        return
-    command = tyro.cli(
-        Annotated[Sample, tyro.conf.subcommand("sample")]
-        | Annotated[Plans, tyro.conf.subcommand("plans")]
-        | Annotated[Info, tyro.conf.subcommand("info")]
-        | Annotated[Convert, tyro.conf.subcommand("convert")],
-        prog="skipjax",
-        args=arguments,
-        description="Sampling from pretrained diffusion models in JAX. Also: skipjax --version",
-    )
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(platformdirs.user_cache_dir("skipjax")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    try:
-        command()
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"skipjax: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("skipjax: interrupted, nothing was saved", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 def _draw(
@@ -266,16 +136,6 @@ def _draw(
             bar.update()
         done = time.perf_counter()
     return np.concatenate(pictures)[:num], ready - began, done - ready
-
-
-def _plan(text: str) -> Plan | str:
-    """The plan in a file, or the name of one."""
-    if not text.endswith(".json"):
-        return text
-    try:
-        return Plan.from_json(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"plan: {text} holds none ({error})") from None
 
 
 def _read(path: Path) -> np.ndarray:

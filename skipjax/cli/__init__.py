@@ -1,0 +1,3 @@
+"""The command `skipjax`."""
+
+from skipjax.cli.main import main as main

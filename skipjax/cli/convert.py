@@ -1,0 +1,35 @@
+"""Released files of weights as checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax.numpy as jnp
+import tyro
+
+from skipjax.weights import released
+
+
+@dataclass
+class Convert:
+    """Turn a released file of weights into a checkpoint's folder, with its card and checksums."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A .pt or .safetensors."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """The folder to make."""
+    card: str | None = None
+    """Card that describes the file, a name or a .json; found by the file's name, unless told."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """To store the weights in."""
+
+    def __call__(self) -> None:
+        """Converts, and says what came of it."""
+        if not self.file.is_file():
+            raise ValueError(f"{self.file} is not a file: give a .pt or .safetensors")
+        card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype))
+        size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
+        print(
+            f"{card['name']}: {card['parameters']:,} parameters, {self.dtype}, "
+            f"{size / 1e9:.2f} GB. Saved: {self.out}"
+        )

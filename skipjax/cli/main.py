@@ -1,0 +1,79 @@
+"""The command line: which command, and how it ends."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import platformdirs
+import tyro
+
+import skipjax
+from skipjax.cli.convert import Convert
+from skipjax.cli.describe import Info, Plans
+from skipjax.cli.generate import Export, Generate, Verify
+from skipjax.cli.sample import Sample
+from skipjax.jobs import Lost
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+ABOUT = "Sampling from pretrained diffusion models in JAX. Also: skipjax --version"
+
+WHOLE = tyro.constructors.ConstructorRegistry()
+
+
+@WHOLE.primitive_rule
+def _whole(info: Any) -> Any:
+    """A whole number; or, as it was typed, what is none: `whole` then refuses it by name."""
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda typed: int(typed[0]) if _is_int(typed[0]) else typed[0],
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _is_int(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; bad input ends it with one line and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"skipjax {skipjax.__version__}")
+        return
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(platformdirs.user_cache_dir("skipjax")) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    try:
+        command = tyro.cli(
+            Annotated[Sample, tyro.conf.subcommand("sample")]
+            | Annotated[Generate, tyro.conf.subcommand("generate")]
+            | Annotated[Verify, tyro.conf.subcommand("verify")]
+            | Annotated[Export, tyro.conf.subcommand("export")]
+            | Annotated[Plans, tyro.conf.subcommand("plans")]
+            | Annotated[Info, tyro.conf.subcommand("info")]
+            | Annotated[Convert, tyro.conf.subcommand("convert")],
+            prog="skipjax",
+            args=arguments,
+            description=ABOUT,
+            registry=WHOLE,
+        )
+        if code := command():
+            sys.exit(code)
+    except (ValueError, OSError, FloatingPointError, Lost) as error:
+        print(f"skipjax: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("skipjax: interrupted, nothing was saved", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,88 @@
+"""What a job would take, found out without writing anything."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from skipjax import images, placement
+from skipjax.jobs import checking, record, storage, workers
+from skipjax.jobs.job import Job, resolve
+from skipjax.jobs.manifest import Manifest
+from skipjax.jobs.program import Program
+from skipjax.jobs.reporting import Report, Silence
+from skipjax.jobs.shards import Layout, Pictures, encode
+
+TIMED = 2  # batches
+
+
+class Estimate(NamedTuple):
+    """What there is to do for a worker, and what it takes.
+
+    Attributes:
+        pictures: Still to be drawn.
+        shards: Files that they make.
+        bytes: Size of all those files.
+        batch: Pictures at a time.
+        memory: Bytes of the program on each device, weights included; None where not known.
+        rate: Pictures per second, as just measured.
+        seconds: For all the pictures.
+    """
+
+    pictures: int
+    shards: int
+    bytes: int
+    batch: int
+    memory: int | None
+    rate: float
+    seconds: float
+
+    def __str__(self) -> str:
+        hours, rest = divmod(round(self.seconds), 3600)
+        takes = f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+        memory = "" if self.memory is None else f", {self.memory / 1e9:.2f} GB on each device"
+        return (
+            f"{self.pictures:,} pictures to draw, in {self.shards:,} shards, "
+            f"{self.bytes / 1e9:.3f} GB; {self.batch} at a time{memory}; "
+            f"{self.rate:.2f} pictures/s: {takes}"
+        )
+
+
+def estimate(
+    job: Job,
+    out: str | Path,
+    *,
+    worker: int | None = None,
+    num_workers: int | None = None,
+    batch: int | None = None,
+    split: int = 1,
+    report: Report | None = None,
+) -> Estimate:
+    """Compiles a job's program and times it, and looks up what is there already.
+
+    Arguments and errors are those of `run`.
+    """
+    place, at = workers.worker(worker, num_workers), storage.store(out)
+    report = report or Silence()
+    resolved = resolve(job, placement.mesh(model=split) if split > 1 else None)
+    layout = Layout.of(job)
+    left = [shard for shard in range(layout.count) if place.owns(shard)]
+    if agreed := record.same(at, resolved):
+        resolved, name = agreed
+        left = list(checking.faults(at, layout, Manifest(at, name), left))
+    program = Program(resolved, report, batch)
+    ids = np.arange(program.batch)
+    labels = resolved.labels(ids)
+    program(ids, labels).block_until_ready()
+    began = time.perf_counter()
+    drawn = [program(ids, labels) for _ in range(TIMED)]
+    floats = np.asarray(jax.block_until_ready(drawn)[-1])
+    rate = TIMED * program.batch / (time.perf_counter() - began)
+    pixels = images.to_uint8(np.nan_to_num(floats))
+    size = len(encode(Pictures(ids, pixels, labels), layout.format)) / len(ids)
+    num = sum(len(layout.ids(shard)) for shard in left)
+    return Estimate(
+        num, len(left), int(size * num), program.batch, program.memory, rate, num / rate
+    )

@@ -1,0 +1,108 @@
+"""A finished job in the form that others read, a shard at a time."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from skipjax.files import pending, pending_folder
+from skipjax.jobs import checking, record, storage
+from skipjax.jobs.manifest import Manifest
+from skipjax.jobs.shards import Pictures, array_file, decode, png
+from skipjax.jobs.storage import Folder, read
+
+Form = Literal["npz", "png"]
+PER_FOLDER = 1000  # PNGs to a folder
+
+
+class Exported(NamedTuple):
+    """What was written, and how many pictures are in it."""
+
+    path: Path
+    pictures: int
+
+
+def export(
+    job: str | Path,
+    form: Form = "npz",
+    out: Path | None = None,
+    *,
+    on_shard: Callable[[int], object] = lambda pictures: None,
+) -> Exported:
+    """Puts the pictures of a finished job together.
+
+    Args:
+        job: Folder of the job, or a URL that fsspec knows.
+        form: "npz" is what ADM's evaluator reads: arr_0, the pictures, uint8 NHWC by id, and
+            arr_1, their classes if they have any. "png" is a folder of pictures, named by id, a
+            thousand to a folder in it.
+        out: What to write; samples_NxHxWxC.npz, or png, where the job is, unless told.
+        on_shard: Told how many pictures were put there.
+
+    Raises:
+        ValueError: If a shard is missing or damaged, there is no job, or nothing can be written to
+            `out`.
+    """
+    store = storage.store(job)
+    found = record.found(store)
+    layout, known = record.layout(found), Manifest(store, found["job"])
+    wrong = checking.faults(store, layout, known, range(layout.count))
+    if wrong:
+        first = min(wrong)
+        raise ValueError(
+            f"{store} is not finished: {layout.name(first)} {wrong[first]}"
+            + (f", and so for {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            + "; run the job again"
+        )
+
+    def parts() -> Iterator[Pictures]:
+        for shard in range(layout.count):
+            yield decode(read(store, layout.name(shard)) or b"", layout.format)
+
+    num = sum(known.of(shard)[-1].count for shard in range(layout.count))
+    like = next(parts())
+    path = out
+    if path is None:
+        if not isinstance(store, Folder):
+            raise ValueError(f"{store} is no local folder: say with out where to export to")
+        shape = "x".join(map(str, (num, *like.images.shape[1:])))
+        path = store.path / (f"samples_{shape}.npz" if form == "npz" else "png")
+    if form == "npz":
+        _to_npz(path, num, like, parts(), on_shard)
+    else:
+        _to_pngs(path, layout.num, parts(), on_shard)
+    return Exported(path, num)
+
+
+def _to_npz(
+    out: Path,
+    num: int,
+    like: Pictures,
+    parts: Iterator[Pictures],
+    on_shard: Callable[[int], object],
+) -> None:
+    labels = []
+    with pending(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with array_file(archive, "arr_0", like.images, num) as file:
+            for pictures in parts:
+                file.write(np.ascontiguousarray(pictures.images).data)
+                labels.append(pictures.labels)
+                on_shard(len(pictures.ids))
+        if like.labels is not None:
+            with array_file(archive, "arr_1", like.labels, num) as file:
+                file.write(np.concatenate(labels).data)
+
+
+def _to_pngs(
+    out: Path, num: int, parts: Iterator[Pictures], on_shard: Callable[[int], object]
+) -> None:
+    digits = max(6, len(str(num - 1)))
+    with pending_folder(out) as temporary:
+        for pictures in parts:
+            for id, image in zip(pictures.ids.tolist(), pictures.images, strict=True):
+                folder = temporary / f"{id // PER_FOLDER:0{digits - 3}d}"
+                folder.mkdir(exist_ok=True)
+                (folder / f"{id:0{digits}d}.png").write_bytes(png(image))
+            on_shard(len(pictures.ids))

@@ -1,0 +1,79 @@
+"""SIGTERM and SIGINT: the first asks to stop in good order, the second is obeyed at once."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+GRACE = 8.0  # seconds between the first signal and the end, come what may
+
+
+class Stop:
+    """Listens for signals while the block lasts.
+
+    A thread of its own hears them, since the main one may be deep in a compiler for minutes. If
+    the program has not ended within `GRACE` of the first, or at the second, the process exits then
+    and there.
+
+    Args:
+        at_once: What must be done even then.
+
+    Attributes:
+        signal: The number of the signal that came, or None.
+    """
+
+    def __init__(self, at_once: Callable[[], None] = lambda: None):
+        self.signal: int | None = None
+        self._at_once = at_once
+        self._before: dict[int, Any] = {}
+
+    @property
+    def code(self) -> int:
+        """The exit code: 143 after SIGTERM, 130 after SIGINT, 0 if none came."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def __enter__(self) -> "Stop":
+        # Signals reach Python's handlers in the main thread alone, and not in notebooks' others.
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._before:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            self._write.close()
+
+    def _listen(self) -> None:
+        while received := self._read.recv(1):
+            if received[0] not in self._before:
+                continue
+            if self.signal is not None:
+                self._exit()
+            self.signal = received[0]
+            print(
+                f"skipjax: {signal.Signals(self.signal).name}: stopping, finished shards are "
+                "kept; once more to exit at once",
+                file=sys.stderr,
+                flush=True,
+            )
+            timer = threading.Timer(GRACE, self._exit)
+            timer.daemon = True
+            timer.start()
+        self._read.close()
+
+    def _exit(self) -> None:
+        last = threading.Thread(target=self._at_once, daemon=True)
+        last.start()
+        last.join(1.0)  # a store that hangs must not hold the process
+        os._exit(self.code)

@@ -1,0 +1,115 @@
+"""Jobs whose processes are killed at random moments end in the very files of one that ran through.
+
+The network is tiny; kill -9 falls into starting, loading, compiling, drawing and writing.
+"""
+
+import time
+
+import numpy as np
+import pytest
+import tiny
+from processes import Process
+
+from skipjax import jobs
+from skipjax.jobs import Job
+from skipjax.jobs.reporting import Silence
+
+NUM, SIZE, KILLS = 2000, 16, 50
+SHARDS = NUM // SIZE
+STARTING = 2.5  # seconds that a process takes to its first shard, at most, when nothing else runs
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("soak") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def job(checkpoint):
+    return Job(str(checkpoint), num=NUM, seed=7, skip=25, shard_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def whole(job, tmp_path_factory):
+    """The files of a job that ran through, on one device in batches of 16."""
+    out = tmp_path_factory.mktemp("through") / "run"
+    jobs.run(job, out, batch=16, report=Silence())
+    return files(out)
+
+
+def files(out):
+    return {path.name: path.read_bytes() for path in (out / "shards").glob("*.npz")}
+
+
+def made(out):
+    return len(files(out)) if (out / "shards").is_dir() else 0
+
+
+def start(job, out, cache, *, devices=1, batch=16, worker=0, of=1):
+    line = ["generate", "--checkpoint", job.checkpoint, "--num", job.num, "--seed", job.seed]
+    line += ["--skip", job.skip, "--shard-size", job.shard_size, "--out", out, "--batch", batch]
+    line += ["--worker", worker, "--num-workers", of]
+    log = out.parent / f"{out.name}-{worker}.log"
+    return Process(line, log, devices=devices, cache=cache)
+
+
+def random_moment(rng, process, out, left):
+    """Waits until a random moment: of starting, or after some more shards; False if it ended."""
+    before, begun = made(out), time.monotonic()
+    some = 0 if left < SHARDS // 5 or rng.random() < 0.3 else rng.integers(1, 4)
+    while process.alive and some and made(out) < before + some:
+        time.sleep(0.01)
+    wait = rng.uniform(0, 0.15) if some else rng.uniform(0, STARTING)
+    while process.alive and time.monotonic() < begun + wait:
+        if not some and made(out) > before:
+            break
+        time.sleep(0.01)
+    return process.alive
+
+
+def check(out, whole):
+    assert files(out) == whole
+    found = jobs.verify(out)
+    assert not found.faults and not found.notes
+    ids = [np.load(path)["ids"] for path in sorted((out / "shards").glob("*.npz"))]
+    np.testing.assert_array_equal(np.concatenate(ids), np.arange(NUM))
+
+
+def test_a_job_that_is_killed_fifty_times(job, whole, cache, tmp_path):
+    rng, out, kills = np.random.default_rng(0), tmp_path / "run", 0
+    while kills < KILLS:
+        devices, batch = rng.choice([1, 1, 8]), rng.choice([8, 16, 40])
+        process = start(job, out, cache, devices=int(devices), batch=int(batch))
+        assert random_moment(rng, process, out, SHARDS - made(out)), process.said
+        process.kill()
+        kills += 1
+    assert 0 < made(out) < SHARDS
+    process = start(job, out, cache)
+    assert process.wait(120) == 0, process.said
+    assert "the job is finished" in process.said
+    check(out, whole)
+
+
+def test_three_workers_that_are_killed_one_by_one(job, whole, cache, tmp_path):
+    rng, out, kills = np.random.default_rng(1), tmp_path / "run", 0
+    crew: dict[int, Process] = {}
+    while kills < KILLS:
+        for i in range(3):
+            if i not in crew or not crew[i].alive:
+                batch = int(rng.choice([8, 16]))
+                crew[i] = start(job, out, cache, batch=batch, worker=i, of=3)
+        time.sleep(rng.uniform(0, 0.8))
+        victim = crew[int(rng.integers(3))]
+        kills += victim.alive
+        victim.kill()
+    for process in crew.values():
+        process.kill()
+    assert 0 < made(out) < SHARDS
+    last = [start(job, out, cache, worker=i, of=3) for i in range(3)]
+    assert [process.wait(120) for process in last] == [0, 0, 0], last[0].said
+    check(out, whole)
