@@ -5,6 +5,7 @@ that has imported everything and computed nothing.
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -22,10 +23,20 @@ class Process:
     """
 
     def __init__(self, arguments, log: Path, devices: int = 1, cache: Path | None = None):
-        self.log = log
         arguments = list(map(str, arguments))
+        self._start(_command, log, arguments, devices, cache and str(cache))
+
+    @classmethod
+    def of(cls, function: Callable[[], None], log: Path) -> "Process":
+        """A function at work."""
+        process = cls.__new__(cls)
+        process._start(function, log)
+        return process
+
+    def _start(self, function: Callable, log: Path, *arguments) -> None:
+        self.log = log
         self._process = FORKS.Process(
-            target=_main, args=(arguments, str(log), devices, cache and str(cache)), daemon=True
+            target=_main, args=(function, str(log), arguments), daemon=True
         )
         self._process.start()
         self.pid = self._process.pid
@@ -55,12 +66,16 @@ class Process:
         return self.log.read_text(encoding="utf-8").replace("\r", "\n")
 
 
-def _main(arguments: list[str], log: str, devices: int, cache: str | None) -> None:
+def _main(function: Callable, log: str, arguments: tuple) -> None:
     with open(log, "a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)
+    function(*arguments)
+
+
+def _command(arguments: list[str], devices: int, cache: str | None) -> None:
     import jax
 
     from skipjax import cli

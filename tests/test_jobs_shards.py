@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from skipjax.jobs import checking, manifest, shards, storage
+from skipjax.jobs.locks import Owner
 from skipjax.jobs.manifest import Manifest, Row
 from skipjax.jobs.shards import Layout, Pictures
 
@@ -58,6 +59,7 @@ def test_what_is_no_shard_is_told(format):
 
 
 JOB = "name of the job"
+OURS = Owner.here(1)
 LAYOUT = Layout(30, 4, "npz")
 
 
@@ -87,7 +89,7 @@ def faults(store):
 
 
 def test_nothing_is_wrong_with_a_finished_job(store):
-    assert faults(store) == {} and checking.mend(store) == []
+    assert faults(store) == {} and checking.mend(store, OURS) == []
     assert checking.unmade(store, LAYOUT, Manifest(store, JOB)) == []
     assert checking.foreign(store, LAYOUT) == []
 
@@ -116,16 +118,16 @@ def test_a_manifest_that_is_cut_is_mended(store):
     known = Manifest(store, JOB)
     assert known.faults == [f"{name}: line 4 is cut or damaged"]
     assert faults(store) == {6: "is not in the manifest"}
-    assert checking.mend(store) == [f"{name}: lines that were cut or damaged are taken out"]
+    assert checking.mend(store, OURS) == [f"{name}: lines that were cut or damaged are taken out"]
     assert storage.read(store, name) == b"".join(whole.splitlines(keepends=True)[:3])
-    assert Manifest(store, JOB).faults == [] and checking.mend(store) == []
+    assert Manifest(store, JOB).faults == [] and checking.mend(store, OURS) == []
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"7", b'{"shard": 1}', b'{"a": ', b"null"])
 def test_lines_that_are_no_rows_are_told_and_mended(store, line):
     store.append("manifest/1.jsonl", line + b"\n")
     assert Manifest(store, JOB).faults == ["manifest/1.jsonl: line 5 is cut or damaged"]
-    assert faults(store) == {} and checking.mend(store)
+    assert faults(store) == {} and checking.mend(store, OURS)
     assert Manifest(store, JOB).faults == []
 
 

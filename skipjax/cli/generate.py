@@ -1,6 +1,5 @@
 """Many pictures, by processes that may die at any moment; and what has become of them."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,6 +95,6 @@ class Export:
 
     def __call__(self) -> None:
         """Exports, and says what to where."""
-        with tqdm(unit="picture", file=sys.stderr) as bar:
+        with tqdm(unit="picture", delay=1) as bar:
             done = jobs.export(self.job, self.format, self.out, on_shard=bar.update)
         print(f"{done.pictures:,} pictures. Saved: {done.path}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skipjax.jobs import locks, manifest, record, shards, storage
+from skipjax.jobs.locks import Owner
 from skipjax.jobs.manifest import Manifest
 from skipjax.jobs.shards import Layout
 from skipjax.jobs.storage import Store, read
@@ -45,19 +46,24 @@ def foreign(store: Store, layout: Layout) -> list[str]:
     return sorted([*top, *stray])
 
 
-def mend(store: Store) -> list[str]:
+def mend(store: Store, ours: Owner) -> list[str]:
     """Clears up after workers that died: what they left half-written, and lines cut short.
+
+    Args:
+        store: Of the job.
+        ours: This process, which has written nothing yet.
 
     Returns:
         What was mended, a line each.
     """
     living = locks.living(store)
-    tokens = {owner.token for owner in living.values()}
+    at_work = {name for name, owner in living.items() if owner.token != ours.token}
+    tokens = {owner.token for owner in living.values()} | {ours.token}
     folders = ("", shards.FOLDER, manifest.FOLDER, locks.FOLDER, locks.LEASES)
     swept = sum(store.sweep(folder, tokens) for folder in folders)
     said = [f"{swept} half-written files removed"] if swept else []
     for name in store.sizes(manifest.FOLDER):
-        if Path(name).stem not in living and manifest.mend(store, name):
+        if Path(name).stem not in at_work and manifest.mend(store, name):
             said.append(f"{name}: lines that were cut or damaged are taken out")
     return said
 

@@ -62,7 +62,9 @@ def export(
             yield decode(read(store, layout.name(shard)) or b"", layout.format)
 
     num = sum(known.of(shard)[-1].count for shard in range(layout.count))
-    like = next(parts())
+    like = next((some for some in parts() if len(some.ids)), None)
+    if like is None:
+        raise ValueError(f"{store} has no picture that is finite: there is nothing to export")
     path = out
     if path is None:
         if not isinstance(store, Folder):
@@ -87,8 +89,9 @@ def _to_npz(
     with pending(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with array_file(archive, "arr_0", like.images, num) as file:
             for pictures in parts:
-                file.write(np.ascontiguousarray(pictures.images).data)
-                labels.append(pictures.labels)
+                if len(pictures.ids):
+                    file.write(np.ascontiguousarray(pictures.images).data)
+                    labels.append(pictures.labels)
                 on_shard(len(pictures.ids))
         if like.labels is not None:
             with array_file(archive, "arr_1", like.labels, num) as file:

@@ -267,7 +267,7 @@ class _Shift:
 def _survey(site: Site, report: Report) -> list[int]:
     """Mends what earlier runs left, and finds the shards of this worker that are missing."""
     store, layout = site.store, site.layout
-    mended = checking.mend(store)
+    mended = checking.mend(store, site.owner)
     faults = checking.faults(store, layout, Manifest(store, site.job), site.own)
     again = [shard for shard, fault in faults.items() if fault != checking.NOT_MADE]
     foreign = checking.foreign(store, layout)

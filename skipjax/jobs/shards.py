@@ -159,6 +159,6 @@ def _of_tar(content: bytes) -> Pictures:
             else:
                 labels[int(stem)] = int(part.read())
     ids = sorted(images)
-    stacked = np.stack([images[id] for id in ids])
+    stacked = np.stack([images[id] for id in ids]) if ids else np.zeros((0, 0, 0, 0), np.uint8)
     known = np.array([labels[id] for id in ids], np.int32) if labels else None
-    return Pictures(np.array(ids), stacked, known)
+    return Pictures(np.array(ids, int), stacked, known)

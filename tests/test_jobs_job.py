@@ -1,0 +1,129 @@
+"""What a job is asked for, and what it resolves to."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+import skipjax
+from skipjax.jobs import Job
+from skipjax.jobs.job import asked, name_of, resolve
+from skipjax.weights import folders
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(tiny.save(tmp_path_factory.mktemp("jobs") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def nameless(tmp_path_factory):
+    """An unconditional network."""
+    return str(tiny.save(tmp_path_factory.mktemp("jobs") / "free", num_classes=None))
+
+
+def labels(checkpoint, said, num=8):
+    ids = np.arange(num)
+    found = resolve(Job(checkpoint, num=num, labels=said)).labels(ids)
+    return found if found is None else found.tolist()
+
+
+def test_labels_are_drawn_balanced_taken_in_turn_or_read(checkpoint, nameless, tmp_path):
+    params = skipjax.load(checkpoint)
+    key = resolve(Job(checkpoint)).key
+    drawn = skipjax.labels.resolve(params.spec, key, np.arange(8), None)
+    assert labels(checkpoint, "uniform") == drawn.tolist()
+    assert labels(checkpoint, "balanced") == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert labels(checkpoint, ("cow", "2", 0)) == [1, 2, 0, 1, 2, 0, 1, 2]
+    (tmp_path / "labels.txt").write_text("cat\n2\n1\n")
+    assert labels(checkpoint, str(tmp_path / "labels.txt"), 3) == [0, 2, 1]
+    assert labels(nameless, "uniform") is None
+
+
+def test_balanced_labels_pass_over_the_null_label(tmp_path):
+    params = tiny.pretrained(num_classes=4, null_label=1)
+    card = tiny.card(params) | {"null_label": 1}
+    (tmp_path / "tiny").mkdir()
+    folders.save(tmp_path / "tiny", params.params, card, np.float16)
+    assert labels(str(tmp_path / "tiny"), "balanced", 4) == [0, 2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num": 0}, "num is 0: it must be a whole number"),
+        ({"num": 2.5}, "num is 2.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"shard_size": 0}, "shard_size is 0"),
+        ({"format": "zip"}, "format is 'zip': it must be one of npz, tar"),
+        ({"dtype": "float16"}, "dtype is 'float16': it must be one of float32, bfloat16"),
+        ({"skip": 0}, "skip is 0"),
+        ({"cutoff": 2000}, "cutoff is 2000"),
+        ({"steps": "ddim999"}, "no whole stride"),
+        ({"plan": "best"}, "plan is 'best': it must be one of skipped, ddpm"),
+        ({"plan": "lost.json"}, "plan: lost.json holds none"),
+        ({"labels": ("dodo",)}, "label 'dodo' is not a class"),
+        ({"labels": "9"}, "label 9 is out of range"),
+        ({"labels": "lost.txt"}, "labels: lost.txt cannot be read"),
+        ({"guidance": 2.0}, "guidance is 2.0, and tiny has no null label"),
+        ({"threshold": 2.0}, "threshold is 2.0"),
+        ({"checkpoint": "nowhere"}, "checkpoint 'nowhere' is not a bundled name"),
+        ({"classifier": "nowhere"}, "checkpoint 'nowhere' is not a bundled name"),
+        ({"card": "x"}, "card and config say what a .pt or .safetensors holds"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(checkpoint, changes, said):
+    with pytest.raises(ValueError, match=said):
+        resolve(Job(**{"checkpoint": checkpoint} | changes))
+
+
+def test_labels_that_do_not_fit_are_refused(checkpoint, nameless, tmp_path):
+    for said in ("balanced", "1"):
+        with pytest.raises(ValueError, match="tiny is unconditional: it takes no labels"):
+            resolve(Job(nameless, labels=said))
+    (tmp_path / "labels.txt").write_text("cat\ncow\n")
+    with pytest.raises(ValueError, match="labels.txt has 2 lines for 5 pictures"):
+        resolve(Job(checkpoint, num=5, labels=str(tmp_path / "labels.txt")))
+
+
+def test_networks_of_another_kind_are_refused(checkpoint, tmp_path):
+    net = tiny.upsampler()
+    (tmp_path / "up").mkdir()
+    card = {"name": "up", "unet": vars(net.spec.unet), "class_names": net.spec.class_names}
+    folders.save(tmp_path / "up", net.params, card | {"low_res": 8}, np.float16)
+    with pytest.raises(ValueError, match="up enlarges pictures, and a job has none"):
+        resolve(Job(str(tmp_path / "up")))
+    with pytest.raises(ValueError, match="tiny is no classifier: it draws pictures"):
+        resolve(Job(checkpoint, classifier=checkpoint))
+
+
+def test_a_classifier_guides_and_is_part_of_what_is_drawn(checkpoint, tmp_path):
+    net = tiny.classifier()
+    (tmp_path / "guide").mkdir()
+    card = {"name": "guide", "classifier": vars(net.spec.classifier)}
+    folders.save(tmp_path / "guide", net.params, card, np.float16)
+    plain, guided = (
+        resolve(Job(checkpoint, **changes)).identity
+        for changes in ({}, {"classifier": str(tmp_path / "guide")})
+    )
+    assert plain["classifier"] is None and plain["guidance"] is None
+    assert len(guided["classifier"]) == 64 and guided["guidance"] == 1.0
+    with pytest.raises(ValueError, match="guide is a classifier: give it as classifier"):
+        resolve(Job(str(tmp_path / "guide")))
+
+
+def test_the_hash_names_what_fixes_the_pictures(checkpoint):
+    job = Job(checkpoint, num=10, skip=100)
+    same, other = (resolve(dataclasses.replace(job, num=num)).identity for num in (10, 11))
+    assert name_of(resolve(job).identity) == name_of(same) != name_of(other)
+    assert Job(**asked(job)) == job and hash(job) == hash(Job(**asked(job)))
+
+
+def test_many_labels_are_recorded_by_their_hash(checkpoint, tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\n" * 1001)
+    one = resolve(Job(checkpoint, num=1001, labels=str(path))).identity["labels"]
+    path.write_text("cat\n" * 1000 + "cow\n")
+    other = resolve(Job(checkpoint, num=1001, labels=str(path))).identity["labels"]
+    assert len(one["sha256"]) == 64 and one["sha256"] != other["sha256"]
