@@ -1,5 +1,6 @@
 """A worker from start to end: what it draws, keeps, mends and refuses."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -274,6 +275,7 @@ def test_the_same_weights_and_plan_may_have_another_name(job, out, tmp_path):
     (tmp_path / "plan.json").write_text(plan.to_json())
     same = Job(str(copy), NUM and None, NUM, 3, plan=str(tmp_path / "plan.json"), shard_size=SIZE)
     assert run(same, out)[0].pictures == 0
+    assert run(dataclasses.replace(same, plan=plan.to_json()), out)[0].pictures == 0
 
 
 def test_a_plan_that_differs_by_rounding_is_the_same_and_that_of_the_folder_is_used(job, out):

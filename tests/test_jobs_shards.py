@@ -25,7 +25,7 @@ def test_every_id_is_in_one_shard(num, size, count):
     assert layout.count == count
     ids = np.concatenate([layout.ids(shard) for shard in range(count)])
     np.testing.assert_array_equal(ids, np.arange(num))
-    assert layout.numbers()[layout.name(count - 1)] == count - 1
+    assert layout.names()[-1] == layout.name(count - 1)
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -41,7 +41,8 @@ def unmade(store: Store, layout: Layout, known: Manifest) -> list[int]:
 
 def foreign(store: Store, layout: Layout) -> list[str]:
     """Files in a job's folder that are none of its own."""
-    stray = [name for name in store.sizes(shards.FOLDER) if name not in layout.numbers()]
+    ours = set(layout.names())
+    stray = (name for name in store.sizes(shards.FOLDER) if name not in ours)
     top = (name for name in store.sizes() if name != record.NAME and not name.startswith(OURS))
     return sorted([*top, *stray])
 

@@ -51,7 +51,8 @@ class Job:
     """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"; or
     how many times the grid of a named plan has."""
     plan: str | None = None
-    """Another sampler: a name that `skipjax plans` lists, or a .json that Plan.to_json wrote."""
+    """Another sampler: a name that `skipjax plans` lists, or a .json that Plan.to_json wrote; or
+    what is in it."""
     grid: str | None = None
     """Times of a named plan; trailing, unless told."""
     classifier: str | None = None

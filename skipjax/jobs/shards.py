@@ -52,9 +52,9 @@ class Layout:
         """Where a shard is kept."""
         return f"{FOLDER}/{shard:06d}.{self.format}"
 
-    def numbers(self) -> dict[str, int]:
-        """Every shard, by where it is kept."""
-        return {self.name(shard): shard for shard in range(self.count)}
+    def names(self) -> list[str]:
+        """Where the shards are kept, all of them."""
+        return [self.name(shard) for shard in range(self.count)]
 
 
 class Pictures(NamedTuple):

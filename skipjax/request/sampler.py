@@ -48,7 +48,11 @@ def plan(
 
 
 def plan_or_name(text: str) -> Plan | str:
-    """The plan in a .json that `Plan.to_json` wrote; any other text is the name of one."""
+    """The plan that `Plan.to_json` wrote, as its text or in a .json; any other text is the name of
+    one.
+    """
+    if text.lstrip().startswith("{"):
+        return Plan.from_json(text)
     if not text.endswith(".json"):
         return text
     try:
