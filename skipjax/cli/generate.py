@@ -59,9 +59,9 @@ class Generate:
             found = jobs.estimate(self.job, self.out, **where, report=report)
             report.say("estimate", str(found), **found._asdict())
             return 0
-        done = jobs.run(
-            self.job, self.out, **where, steal=self.steal, on_nan=self.on_nan, report=report
-        )
+        where |= {"steal": self.steal, "on_nan": self.on_nan}
+        with jobs.Stop() as stop:
+            done = jobs.run(self.job, self.out, **where, report=report, stop=stop)
         report.say("done", f"{self.out}: {done}", **done._asdict())
         return done.code
 

@@ -23,3 +23,4 @@ from skipjax.jobs.reporting import Lines as Lines
 from skipjax.jobs.reporting import Report as Report
 from skipjax.jobs.run import Outcome as Outcome
 from skipjax.jobs.run import run as run
+from skipjax.jobs.signals import Stop as Stop

@@ -13,7 +13,6 @@ from skipjax.jobs.shards import Layout
 from skipjax.jobs.storage import Store, read
 
 NOT_MADE = "is not made yet"
-READERS = 8  # shards that are read at a time
 OURS = ("samples_", "png")  # exports may stand beside the shards
 
 
@@ -23,7 +22,7 @@ def faults(store: Store, layout: Layout, known: Manifest, some: Iterable[int]) -
     Every byte of them is read and compared with the sha256 in the manifest.
     """
     sizes = store.sizes(shards.FOLDER)
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(storage.READERS) as readers:
         some = list(some)
         found = readers.map(lambda shard: _fault(store, layout, known, shard, sizes), some)
         return {shard: fault for shard, fault in zip(some, found, strict=True) if fault}
@@ -104,7 +103,7 @@ def verify(out: str | Path) -> Verdict:
     found = record.found(at)
     layout, known = record.layout(found), Manifest(at, found["job"])
     wrong = faults(at, layout, known, range(layout.count))
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(storage.READERS) as readers:
         whole = [shard for shard in range(layout.count) if shard not in wrong]
         told = readers.map(lambda shard: _content(at, layout, known, shard), whole)
         wrong |= {shard: fault for shard, fault in zip(whole, told, strict=True) if fault}

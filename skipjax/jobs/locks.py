@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from skipjax.jobs.storage import Store, read
+from skipjax.jobs.storage import Store, read, read_all
 
 FOLDER, LEASES = "workers", "leases"
 BEAT = 5.0  # seconds between signs of life
@@ -146,7 +146,7 @@ class Lock:
 
 def living(store: Store) -> dict[str, Owner]:
     """The workers that are alive, by the name of their place."""
-    found = {Path(name).stem: owner(store, name) for name in store.sizes(FOLDER)}
+    found = {Path(name).stem: _parsed(text) for name, text in read_all(store, FOLDER).items()}
     return {name: held for name, held in found.items() if held is not None and not held.dead}
 
 
@@ -165,8 +165,8 @@ def lease(store: Store, shard: int, owner_here: Owner) -> bool:
 
 def leased(store: Store) -> dict[int, Owner]:
     """The shards that living workers have taken of dead ones."""
-    tokens = _tokens(store)
-    found = {int(Path(name).stem): owner(store, name) for name in store.sizes(LEASES)}
+    found = {int(Path(name).stem): _parsed(text) for name, text in read_all(store, LEASES).items()}
+    tokens = _tokens(store) if found else set()
     return {shard: o for shard, o in found.items() if o is not None and o.token in tokens}
 
 
@@ -177,8 +177,12 @@ def end_lease(store: Store, shard: int) -> None:
 
 def owner(store: Store, name: str) -> Owner | None:
     """Who wrote a lock; None if there is none, or it is not whole."""
+    return _parsed(read(store, name) or b"")
+
+
+def _parsed(text: bytes) -> Owner | None:
     try:
-        return Owner(**json.loads(read(store, name) or b""))
+        return Owner(**json.loads(text))
     except (ValueError, TypeError):
         return None
 

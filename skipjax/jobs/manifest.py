@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from skipjax.jobs.storage import Store, read
+from skipjax.jobs.storage import Store, read, read_all
 
 FOLDER = "manifest"
 
@@ -54,8 +54,7 @@ class Manifest:
         # A shard that was made again has several, the newest last.
         self._rows: dict[int, list[Row]] = {}
         self.faults: list[str] = []
-        for name in sorted(store.sizes(FOLDER)):
-            content = read(store, name) or b""
+        for name, content in read_all(store, FOLDER).items():
             for number, line in enumerate(content.splitlines(), 1):
                 row = _row(line)
                 if row is None:

@@ -97,6 +97,7 @@ def run(
     on_nan: OnNan = "stop",
     devices: Sequence[jax.Device] | None = None,
     report: Report | None = None,
+    stop: Stop | None = None,
 ) -> Outcome:
     """Draws a job's pictures, or those of one worker, and goes on where an earlier run ended.
 
@@ -115,6 +116,7 @@ def run(
         on_nan: "stop" at a picture that is NaN or infinite, or "skip" it and record its id.
         devices: Where to compute; all local devices, unless told. Not with `split`.
         report: Told what happens; a progress bar, unless told.
+        stop: Says when to stop before the next batch; KeyboardInterrupt does, unless told.
 
     Raises:
         ValueError: If the job cannot be drawn, the folder holds another, or a worker of this
@@ -138,7 +140,9 @@ def run(
     site = Site(store, name, Layout.of(job), place, owner)
     lost = threading.Event()
     lock = Lock(store, group.name(place.index), owner, lost.set)
-    with Stop(lock.release) as stop, lock:
+    stop = stop or Stop()
+    stop.at_once = lock.release
+    with lock:
         group.meet()
         with Watch(store, group.others(place.index)):
             left = group.told(_survey(site, report) if group.leads else [])

@@ -14,21 +14,20 @@ GRACE = 8.0  # seconds between the first signal and the end, come what may
 class Stop:
     """Listens for signals while the block lasts.
 
-    A thread of its own hears them, since the main one may be deep in a compiler for minutes. If
-    the program has not ended within `GRACE` of the first, or at the second, the process exits then
-    and there.
-
-    Args:
-        at_once: What must be done even then.
+    A thread of its own hears them, since the main one, which must enter it, may be deep in a
+    compiler for minutes. If the block has not ended within `GRACE` of the first signal, or at the
+    second, the process exits then and there.
 
     Attributes:
         signal: The number of the signal that came, or None.
+        at_once: What is done even then.
     """
 
-    def __init__(self, at_once: Callable[[], None] = lambda: None):
+    def __init__(self):
         self.signal: int | None = None
-        self._at_once = at_once
+        self.at_once: Callable[[], None] = lambda: None
         self._before: dict[int, Any] = {}
+        self._last: threading.Timer | None = None
 
     @property
     def code(self) -> int:
@@ -36,9 +35,6 @@ class Stop:
         return 0 if self.signal is None else 128 + self.signal
 
     def __enter__(self) -> "Stop":
-        # Signals reach Python's handlers in the main thread alone, and not in notebooks' others.
-        if threading.current_thread() is not threading.main_thread():
-            return self
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
@@ -48,11 +44,12 @@ class Stop:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._before:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(self._wakeup)
-            self._write.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._write.close()
+        if self._last is not None:
+            self._last.cancel()
 
     def _listen(self) -> None:
         while received := self._read.recv(1):
@@ -67,13 +64,13 @@ class Stop:
                 file=sys.stderr,
                 flush=True,
             )
-            timer = threading.Timer(GRACE, self._exit)
-            timer.daemon = True
-            timer.start()
+            self._last = threading.Timer(GRACE, self._exit)
+            self._last.daemon = True
+            self._last.start()
         self._read.close()
 
     def _exit(self) -> None:
-        last = threading.Thread(target=self._at_once, daemon=True)
+        last = threading.Thread(target=self.at_once, daemon=True)
         last.start()
         last.join(1.0)  # a store that hangs must not hold the process
         os._exit(self.code)

@@ -6,6 +6,7 @@ A file appears under its name whole, and stays when the machine loses power; or 
 import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import fsspec
 
 CHUNK = 1 << 20  # bytes read at a time
+READERS = 16  # files read at a time
 TEMPORARY = ".tmp"
 
 
@@ -57,6 +59,14 @@ def read(store: Store, name: str) -> bytes | None:
         return b"".join(store.chunks(name))
     except FileNotFoundError:
         return None
+
+
+def read_all(store: Store, folder: str) -> dict[str, bytes]:
+    """The content of the files in a folder, by their sorted names; many are read at a time."""
+    names = sorted(store.sizes(folder))
+    with ThreadPoolExecutor(READERS) as readers:
+        contents = readers.map(lambda name: read(store, name), names)
+        return {name: text for name, text in zip(names, contents, strict=True) if text is not None}
 
 
 def store(out: str | Path, writer: str | None = None) -> Store:
