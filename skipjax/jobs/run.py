@@ -13,21 +13,18 @@ from jax.sharding import Mesh
 
 from skipjax import placement
 from skipjax.checks import whole
-from skipjax.jobs import checking, locks, manifest, record, storage, workers
+from skipjax.jobs import locks, manifest, record, storage, workers
 from skipjax.jobs.drawing import Drawn, OnNan, draw
 from skipjax.jobs.group import Group, Watch
 from skipjax.jobs.job import Job, Resolved, resolve
 from skipjax.jobs.locks import Lock, Lost, Owner
-from skipjax.jobs.manifest import Manifest, Row
+from skipjax.jobs.manifest import Row
 from skipjax.jobs.program import Program
 from skipjax.jobs.reporting import Bar, Report, Silence
 from skipjax.jobs.shards import Layout, encode
 from skipjax.jobs.signals import Stop
-from skipjax.jobs.storage import Store
-from skipjax.jobs.workers import Worker
+from skipjax.jobs.site import Site
 from skipjax.jobs.writing import Writer
-
-SHOWN = 10  # shards to be made again that are named one by one
 
 
 class Outcome(NamedTuple):
@@ -56,33 +53,6 @@ class Outcome(NamedTuple):
             "the job is finished" if not self.missing else f"{self.missing:,} shards are missing"
         )
         return f"{said}; {rest}"
-
-
-class Site(NamedTuple):
-    """Where a worker works, and as whom.
-
-    Attributes:
-        store: Of the job.
-        job: Its hash.
-        layout: How it is cut into shards.
-        place: Which worker this is.
-        owner: Which process this is.
-    """
-
-    store: Store
-    job: str
-    layout: Layout
-    place: Worker
-    owner: Owner
-
-    @property
-    def own(self) -> list[int]:
-        """The shards that are this worker's to make."""
-        return [shard for shard in range(self.layout.count) if self.place.owns(shard)]
-
-    def many(self, some: Sequence[int]) -> int:
-        """Pictures in some shards."""
-        return sum(len(self.layout.ids(shard)) for shard in some)
 
 
 def run(
@@ -145,10 +115,10 @@ def run(
     with lock:
         group.meet()
         with Watch(store, group.others(place.index)):
-            left = group.told(_survey(site, report) if group.leads else [])
+            left = group.told(site.survey(report) if group.leads else [])
             shift = _Shift(site, resolved, report, on_nan, group)
             shift.halt = lambda: stop.code or int(lost.is_set())
-            if left or steal and _unmade(site):
+            if left or steal and site.unmade():
                 program = Program(resolved, report, batch, devices)
                 shift.work(program, left, steal)
         group.part(store, place.index)
@@ -179,7 +149,7 @@ class _Shift:
         self._began = self._last = time.perf_counter()
         try:
             self._draw(program, self._free(left))
-            while steal and not self._stopped() and (rest := _unmade(self._site)):
+            while steal and not self._stopped() and (rest := self._site.unmade()):
                 self._draw(program, self._taken(rest))
                 time.sleep(0 if self._stopped() else locks.BEAT / 5)
         finally:
@@ -188,7 +158,7 @@ class _Shift:
 
     def outcome(self) -> Outcome:
         """What has come of it."""
-        return Outcome(self._written, self._passed, len(_unmade(self._site)), self._code)
+        return Outcome(self._written, self._passed, len(self._site.unmade()), self._code)
 
     def _stopped(self) -> bool:
         """Whether this process, or one that it works with, is asked to stop."""
@@ -266,38 +236,6 @@ class _Shift:
                 ids=drawn.skipped,
             )
         self._report.say("shard", f"{name} is written", **dataclasses.asdict(row))
-
-
-def _survey(site: Site, report: Report) -> list[int]:
-    """Mends what earlier runs left, and finds the shards of this worker that are missing."""
-    store, layout = site.store, site.layout
-    mended = checking.mend(store, site.owner)
-    faults = checking.faults(store, layout, Manifest(store, site.job), site.own)
-    again = [shard for shard, fault in faults.items() if fault != checking.NOT_MADE]
-    foreign = checking.foreign(store, layout)
-    for line in (
-        *mended,
-        *(f"{layout.name(k)} {faults[k]}: made again" for k in again[:SHOWN]),
-        *([f"and {len(again) - SHOWN} more are made again"] if len(again) > SHOWN else []),
-        *(f"{name} is no file of this job: left alone" for name in foreign[:SHOWN]),
-    ):
-        report.say("mended", f"{store}: {line}")
-    total, left = site.many(site.own), site.many(list(faults))
-    report.say(
-        "start",
-        f"{store}: {site.place}, {total - left:,} of {total:,} pictures are there already",
-        job=site.job,
-        worker=site.place.index,
-        num_workers=site.place.count,
-        pictures=total,
-        done=total - left,
-        shards=len(site.own),
-    )
-    return list(faults)
-
-
-def _unmade(site: Site) -> list[int]:
-    return checking.unmade(site.store, site.layout, Manifest(site.store, site.job))
 
 
 def _mesh(split: int, group: Group) -> Mesh | None:
