@@ -198,6 +198,11 @@ def damage(out, kind):
             owner = Owner.here(1)
             text = json.dumps(vars(owner) | {"born": "before"})
             (out / "workers" / "0.json").write_text(text)
+        case "a lease of one that died":
+            text = json.dumps(vars(Owner.here(1)) | {"born": "before"})
+            (out / "leases").mkdir(exist_ok=True)
+            (out / "leases" / "000001.json").write_text(text)
+            shard.unlink()
         case "a foreign file":
             (out / "shards" / "notes.txt").write_text("mine")
 
@@ -209,10 +214,11 @@ def damage(out, kind):
         ("a flipped bit", 16, "shards/000001.npz is not what was written"),
         ("deleted", 16, "shards/000001.npz is missing: made again"),
         ("another shard in its place", 16, "is not what was written: its sha256 is another: made"),
-        ("a manifest cut in the middle of a line", 8, "manifest/0.jsonl: lines that were cut"),
+        ("a manifest cut in the middle of a line", 8, "manifest/0.jsonl: lines that are cut"),
         ("no manifest", 40, "shards/000000.npz is not in the manifest: made again"),
         ("half-written files", 0, "4 half-written files removed"),
         ("a lock of one that died", 0, "40 of 40 pictures are there already"),
+        ("a lease of one that died", 16, "shards/000001.npz is missing: made again"),
         ("a foreign file", 0, "shards/notes.txt is no file of this job: left alone"),
     ],
 )
@@ -224,6 +230,7 @@ def test_damage_is_told_in_a_line_and_mended(job, out, finished, kind, made, sai
     assert sum(said in line for line in told.lines) == 1, told.lines
     assert files(out) == files(finished) | foreign
     assert not list(out.rglob("*.tmp")) and not jobs.verify(out).faults
+    assert not list(out.glob("leases/*"))
     outcome, told = run(job, out)
     assert outcome.pictures == 0 and len(told.lines) == 1 + bool(foreign)
 
@@ -491,7 +498,7 @@ def test_a_job_may_be_kept_anywhere_that_fsspec_knows(job, finished, tmp_path, k
     store.remove(f"shards/{SHARDS[1]}")
     store.append("manifest/0.jsonl", b'{"cut')
     outcome, told = run(job, out)
-    assert outcome.pictures == 16 and "lines that were cut" in told
+    assert outcome.pictures == 16 and "lines that are cut" in told
     assert not jobs.verify(out).faults
     done = jobs.export(out, out=tmp_path / "all.npz")
     assert done.pictures == NUM

@@ -89,7 +89,7 @@ def faults(store):
 
 
 def test_nothing_is_wrong_with_a_finished_job(store):
-    assert faults(store) == {} and checking.mend(store, OURS) == []
+    assert faults(store) == {} and checking.mend(store, JOB, OURS) == []
     assert checking.unmade(store, LAYOUT, Manifest(store, JOB)) == []
     assert checking.foreign(store, LAYOUT) == []
 
@@ -118,16 +118,18 @@ def test_a_manifest_that_is_cut_is_mended(store):
     known = Manifest(store, JOB)
     assert known.faults == [f"{name}: line 4 is cut or damaged"]
     assert faults(store) == {6: "is not in the manifest"}
-    assert checking.mend(store, OURS) == [f"{name}: lines that were cut or damaged are taken out"]
+    assert checking.mend(store, JOB, OURS) == [
+        f"{name}: lines that are cut, damaged or of another job are taken out"
+    ]
     assert storage.read(store, name) == b"".join(whole.splitlines(keepends=True)[:3])
-    assert Manifest(store, JOB).faults == [] and checking.mend(store, OURS) == []
+    assert Manifest(store, JOB).faults == [] and checking.mend(store, JOB, OURS) == []
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"[]", b"7", b'{"shard": 1}', b'{"a": ', b"null"])
 def test_lines_that_are_no_rows_are_told_and_mended(store, line):
     store.append("manifest/1.jsonl", line + b"\n")
     assert Manifest(store, JOB).faults == ["manifest/1.jsonl: line 5 is cut or damaged"]
-    assert faults(store) == {} and checking.mend(store, OURS)
+    assert faults(store) == {} and checking.mend(store, JOB, OURS)
     assert Manifest(store, JOB).faults == []
 
 
@@ -137,6 +139,7 @@ def test_rows_of_another_job_do_not_count(store):
     store.append("manifest/1.jsonl", row(5, content, job="another").line())
     assert faults(store).keys() == {1, 3, 5, 7}
     assert Manifest(store, JOB).faults == ["manifest/1.jsonl: line 1 is of another job"]
+    assert checking.mend(store, JOB, OURS) and Manifest(store, JOB).faults == []
 
 
 def test_a_shard_that_was_made_twice_is_whole_if_it_is_either(store):

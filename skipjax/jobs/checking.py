@@ -46,11 +46,12 @@ def foreign(store: Store, layout: Layout) -> list[str]:
     return sorted([*top, *stray])
 
 
-def mend(store: Store, ours: Owner) -> list[str]:
-    """Clears up after workers that died: what they left half-written, and lines cut short.
+def mend(store: Store, job: str, ours: Owner) -> list[str]:
+    """Clears up after workers that died: leases, what they left half-written, lines cut short.
 
     Args:
         store: Of the job.
+        job: Its hash.
         ours: This process, which has written nothing yet.
 
     Returns:
@@ -59,12 +60,13 @@ def mend(store: Store, ours: Owner) -> list[str]:
     living = locks.living(store)
     at_work = {name for name, owner in living.items() if owner.token != ours.token}
     tokens = {owner.token for owner in living.values()} | {ours.token}
+    locks.end_leases(store, tokens)
     folders = ("", shards.FOLDER, manifest.FOLDER, locks.FOLDER, locks.LEASES)
     swept = sum(store.sweep(folder, tokens) for folder in folders)
     said = [f"{swept} half-written files removed"] if swept else []
     for name in store.sizes(manifest.FOLDER):
-        if Path(name).stem not in at_work and manifest.mend(store, name):
-            said.append(f"{name}: lines that were cut or damaged are taken out")
+        if Path(name).stem not in at_work and manifest.mend(store, name, job):
+            said.append(f"{name}: lines that are cut, damaged or of another job are taken out")
     return said
 
 

@@ -151,7 +151,8 @@ class Watch:
         self._over.set()
 
     def _watching(self) -> None:
-        while not self._over.wait(locks.BEAT / 10):
+        # The more there are, the less often: each reads the files of all others.
+        while not self._over.wait(locks.BEAT / 10 * max(1, len(self._files) / 8)):
             for file, known in zip(self._files, self._known, strict=True):
                 now = locks.owner(self._store, file)
                 if not self._over.is_set() and (now is None or now.dead or not _same(now, known)):

@@ -140,8 +140,8 @@ class Lock:
                     self._on_lost()
                     return
                 self._store.put(self._file, _text(replace(self._owner, beat=time.time())))
-            except OSError:
-                pass  # a full disk or a network away: what is at work with them will say so
+            except Exception:
+                pass  # a full disk, a network away: whoever is at work with them will say so
 
 
 def living(store: Store) -> dict[str, Owner]:
@@ -168,6 +168,14 @@ def leased(store: Store) -> dict[int, Owner]:
     found = {int(Path(name).stem): _parsed(text) for name, text in read_all(store, LEASES).items()}
     tokens = _tokens(store) if found else set()
     return {shard: o for shard, o in found.items() if o is not None and o.token in tokens}
+
+
+def end_leases(store: Store, living: set[str]) -> None:
+    """Gives back the shards of workers that are none of the living, said by their tokens."""
+    for name, text in read_all(store, LEASES).items():
+        held = _parsed(text)
+        if held is None or held.token not in living:
+            store.remove(name)
 
 
 def end_lease(store: Store, shard: int) -> None:

@@ -69,12 +69,12 @@ class Manifest:
         return self._rows.get(shard, [])
 
 
-def mend(store: Store, name: str) -> bool:
-    """Takes out of a worker's manifest what is no row, such as a line that was cut; whether there
-    was anything.
+def mend(store: Store, name: str, job: str) -> bool:
+    """Takes out of a worker's manifest what is no row of the job, such as a line that was cut;
+    whether there was anything.
     """
     content = read(store, name) or b""
-    good = [line for line in content.splitlines() if _row(line) is not None]
+    good = [line for line in content.splitlines() if (row := _row(line)) and row.job == job]
     mended = b"".join(line + b"\n" for line in good)
     if mended != content:
         store.put(name, mended)

@@ -54,7 +54,8 @@ class Bar:
 
     def begin(self, total: int, done: int) -> None:
         # Smoothing 0: the average since the start, of which the time left follows most steadily.
-        self._bar = tqdm(total=total, initial=done, unit="picture", smoothing=0)
+        every = 0.1 if sys.stderr.isatty() else 10.0  # seconds: logs keep every line
+        self._bar = tqdm(total=total, initial=done, unit="picture", smoothing=0, mininterval=every)
 
     def drawn(self, num: int) -> None:
         if self._bar is not None:

@@ -71,8 +71,8 @@ def run(
 ) -> Outcome:
     """Draws a job's pictures, or those of one worker, and goes on where an earlier run ended.
 
-    A shard that is finished and whole is kept, every other is made; the pictures are the same
-    whoever draws them, in whatever batches.
+    A shard that is finished and whole is kept, every other is made; up to rounding the pictures
+    are the same whoever draws them, in whatever batches.
 
     Args:
         job: What to draw.
@@ -141,6 +141,7 @@ class _Shift:
         self._began = self._last = time.perf_counter()
         self._written = self._code = 0
         self._passed = 0.0
+        self._leased: set[int] = set()
 
     def work(self, program: Program, left: list[int], steal: bool) -> None:
         """Draws the shards that are left, and then those of workers that died."""
@@ -187,10 +188,12 @@ class _Shift:
 
     def _taken(self, rest: list[int]) -> Iterator[int]:
         """Shards of dead workers that this one could take."""
-        living = locks.living(self._site.store)
+        site = self._site
+        at_work = locks.living(site.store).keys() - {str(site.place.index)}
         for shard in rest:
-            theirs = str(shard % self._site.place.count)
-            if theirs not in living and locks.lease(self._site.store, shard, self._site.owner):
+            owner = str(shard % site.place.count)
+            if owner not in at_work and locks.lease(site.store, shard, site.owner):
+                self._leased.add(shard)
                 yield shard
 
     def _write(self, drawn: Drawn) -> None:
@@ -226,7 +229,8 @@ class _Shift:
             metrics,
         )
         site.store.append(f"{manifest.FOLDER}/{site.place.index}.jsonl", row.line())
-        locks.end_lease(site.store, drawn.shard)
+        if drawn.shard in self._leased:
+            locks.end_lease(site.store, drawn.shard)
         self._written += count
         if drawn.skipped:
             self._report.say(

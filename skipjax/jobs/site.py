@@ -47,7 +47,7 @@ class Site(NamedTuple):
     def survey(self, report: Report) -> list[int]:
         """Mends what earlier runs left, and finds this worker's shards that are not whole."""
         store, layout = self.store, self.layout
-        mended = checking.mend(store, self.owner)
+        mended = checking.mend(store, self.job, self.owner)
         faults = checking.faults(store, layout, Manifest(store, self.job), self.own)
         again = [shard for shard, fault in faults.items() if fault != checking.NOT_MADE]
         foreign = checking.foreign(store, layout)

@@ -115,7 +115,9 @@ class Folder:
             with self._beside(name, content) as temporary:
                 try:
                     os.link(temporary, self.path / name)  # unlike a rename, never over another
-                except PermissionError:  # a file system without links
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without links
                     self._write(self.path / name, "xb", content)
         except FileExistsError:
             return False
