@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "generation": {"models", "pretrained"} | SAMPLERS,
     "request": {"schedules", "grids", "plans", "pretrained", "generation"},
     "api": BELOW_API,
-    "jobs": BELOW_API | {"api"},
-    "cli": BELOW_API | {"api", "jobs", "evaluation"},
+    "compiled": BELOW_API | {"api"},
+    "jobs": BELOW_API | {"api", "compiled"},
+    "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation"},
     "__init__": BELOW_API | {"api", "adaptive"},
 }
 # Packages that one part of the package keeps from the others.

@@ -98,7 +98,7 @@ def test_pictures_are_those_of_sample(job, finished):
 
 
 def test_a_finished_job_is_left_as_it_is(job, finished, monkeypatch):
-    monkeypatch.setattr(programs.generate, "lower", None)  # nothing is compiled
+    monkeypatch.setattr(programs, "Compiled", None)  # nothing is compiled
     before = files(finished)
     outcome, told = run(job, finished)
     assert outcome == (0, 0, 0, 0) and str(outcome) == "nothing to draw; the job is finished"
@@ -348,9 +348,9 @@ def poisoned(monkeypatch, bad):
     """Makes some pictures NaN or infinite."""
     draw = programs.Program.__call__
 
-    def call(self, ids, labels):
+    def call(self, ids):
         rows = np.flatnonzero(np.isin(ids, bad))
-        return draw(self, ids, labels).at[rows].set(np.resize([np.nan, np.inf], 1)[0])
+        return draw(self, ids).at[rows].set(np.resize([np.nan, np.inf], 1)[0])
 
     monkeypatch.setattr(programs.Program, "__call__", call)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import tyro
+import yaml
 
 from skipjax import cli, jobs
 from skipjax.cli import generate as commands
@@ -19,13 +20,11 @@ BLOCKS = dict(re.findall(r"```(bash|yaml)\n(.*?)```", README, re.DOTALL))
 LINES = re.findall(r"^(?:    |exec )(skipjax generate .*)$", README, re.MULTILINE)
 
 
-def pod() -> str:
-    """The command of the Kubernetes recipe."""
-    listed = re.search(r"command: \[(.*?)\]", BLOCKS["yaml"], re.DOTALL)[1]
-    return " ".join(part.strip().strip('"') for part in listed.split(","))
+POD = yaml.safe_load(BLOCKS["yaml"])["spec"]
+CONTAINER = POD["template"]["spec"]["containers"][0]
 
 
-@pytest.mark.parametrize("line", [*LINES, pod()])
+@pytest.mark.parametrize("line", [*LINES, shlex.join(CONTAINER["command"])])
 def test_lines_are_taken(line, monkeypatch):
     taken = []
     monkeypatch.setattr(commands.Generate, "__call__", lambda command: taken.append(command))
@@ -46,21 +45,38 @@ def test_every_option_in_the_text_is_one(capsys):
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known | slurms | gclouds
 
 
-def test_the_array_of_slurm_draws_a_whole_job(tmp_path):
-    """Each of its tasks as Slurm would start it, for fewer pictures."""
-    script = BLOCKS["bash"]
-    for said, small in (
-        ("--num 50000", "--num 40 --shard-size 8"),
-        ("/scratch/run", str(tmp_path / "run")),
-        ("--checkpoint adm256", f"--checkpoint {tiny.save(tmp_path / 'adm256')}"),
-        ("--skip 20 --batch 64", "--skip 500 --batch 8"),
-    ):
-        assert said in script
-        script = script.replace(said, small)
+@pytest.fixture
+def small(tmp_path):
+    """A recipe for fewer pictures of a tiny network."""
+    checkpoint = tiny.save(tmp_path / "tiny")
+
+    def shrink(recipe: str) -> str:
+        for said, less in (
+            ("--num 50000", "--num 40 --shard-size 8 --batch 8"),
+            ("--skip 20", "--skip 500"),
+            (r"--checkpoint \S+", f"--checkpoint {checkpoint}"),
+            (r"--out \S+", f"--out {tmp_path / 'run'}"),
+            ("--batch 64 ", ""),
+            ("--num-workers 32", "--num-workers 2"),
+        ):
+            recipe = re.sub(said, less, recipe)
+        return recipe
+
+    return shrink
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
+def test_the_workers_of_a_cluster_draw_a_whole_job(small, tmp_path, cluster):
+    """Each as Slurm or Kubernetes would start it."""
+    index, script = "SLURM_ARRAY_TASK_ID", BLOCKS["bash"]
+    if cluster == "kubernetes":
+        index, script = "JOB_COMPLETION_INDEX", shlex.join(CONTAINER["command"])
+        assert POD["completionMode"] == "Indexed" and POD["completions"] == 32
+        script = script.replace("--steal ", "")  # one after the other
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "SLURM_ARRAY_TASK_COUNT": "2"}
-    for task in range(2):
-        task_env = env | {"SLURM_ARRAY_TASK_ID": str(task)}
-        done = subprocess.run(["bash", "-c", script], env=task_env, capture_output=True, text=True)
-        assert done.returncode == 0 and f"worker {task} of 2" in done.stderr, done.stderr
+    for i in range(2):
+        line = ["bash", "-c", small(script)]
+        done = subprocess.run(line, env=env | {index: str(i)}, capture_output=True, text=True)
+        assert done.returncode == 0 and f"worker {i} of 2" in done.stderr, done.stderr
     assert not jobs.verify(tmp_path / "run").faults

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from skipjax import api, images, labels, request
 from skipjax.checks import whole
+from skipjax.compiled import Batch, Compiled
 from skipjax.files import pending
-from skipjax.generation import generate
 from skipjax.pretrained import Classifier, Pretrained
 
 
@@ -85,13 +85,15 @@ class Sample:
             asked = [self.labels[i % len(self.labels)] for i in ids] if self.labels else None
             label = labels.resolve(request.labelled(spec, guide), key, ids, asked)
 
-            def arguments(chosen: np.ndarray) -> tuple:
-                y = None if label is None else label[chosen]
-                small = None if low_res is None else low_res[chosen]
-                return api.place(params, plan, key, ids[chosen], y, low_res=small, guide=guide)
-
-            threshold, dtype = request.threshold(self.threshold), jnp.dtype(self.dtype)
-            pictures, compiling, sampling = _draw(arguments, len(ids), batch, threshold, dtype)
+            options = {
+                "threshold": request.threshold(self.threshold),
+                "dtype": jnp.dtype(self.dtype),
+            }
+            pictures, compiling, sampling = _draw(
+                Batch(ids, label, low_res),
+                batch,
+                lambda like: Compiled(params, plan, key, like, guide=guide, **options),
+            )
             if self.out.suffix == ".png":
                 images.grid(pictures).save(temporary)
             else:
@@ -105,37 +107,30 @@ class Sample:
 
 
 def _draw(
-    arguments: Callable[[np.ndarray], tuple],
-    num: int,
-    batch: int,
-    threshold: float | None,
-    dtype: jnp.dtype,
+    every: Batch, size: int, compiled: Callable[[Batch], Compiled]
 ) -> tuple[np.ndarray, float, float]:
     """uint8 pictures, and the seconds spent compiling and sampling.
 
     Args:
-        arguments: Those of `generate`, for the pictures at some places of all.
-        num: How many pictures there are.
-        batch: How many to compute at a time.
-        threshold: Quantile of dynamic thresholding, if any.
-        dtype: What to compute in.
+        every: What is told of all of them.
+        size: How many to compute at a time.
+        compiled: Compiles for batches like one of that size.
     """
-    # Beyond the end the last picture is drawn again, so that all batches are of one shape.
-    batches = [np.minimum(np.arange(i, i + batch), num - 1) for i in range(0, num, batch)]
+    places = np.arange(len(every.ids))
+    batches = [places[i : i + size] for i in range(0, len(places), size)]
     # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
     with tqdm(total=len(batches), desc="compiling", unit="batch") as bar:
         began = time.perf_counter()
-        options = {"threshold": threshold}
-        compiled = generate.lower(*arguments(batches[0]), **options, dtype=dtype).compile()
+        program = compiled(every.take(batches[0]))
         ready = time.perf_counter()
         bar.set_description("sampling")
         pictures = []
         for chosen in batches:
-            drawn = api.finite(compiled(*arguments(chosen), **options)[:batch], chosen)
+            drawn = api.finite(program(every.take(chosen))[: len(chosen)], every.ids[chosen])
             pictures.append(images.to_uint8(drawn))
             bar.update()
         done = time.perf_counter()
-    return np.concatenate(pictures)[:num], ready - began, done - ready
+    return np.concatenate(pictures), ready - began, done - ready
 
 
 def _read(path: Path) -> np.ndarray:

@@ -66,7 +66,7 @@ def draw(
     while not stopped():
         try:
             while len(started) < AHEAD and len(ids := waiting.take(program.batch)):
-                started.append(program(ids, resolved.labels(ids)))
+                started.append(program(ids))
             if not started:
                 return
             floats = on_host(started[0])

@@ -74,14 +74,13 @@ def estimate(
         left = list(checking.faults(at, layout, Manifest(at, name), left))
     program = Program(resolved, report, batch)
     ids = np.arange(program.batch)
-    labels = resolved.labels(ids)
-    program(ids, labels).block_until_ready()
+    program(ids).block_until_ready()
     began = time.perf_counter()
-    drawn = [program(ids, labels) for _ in range(TIMED)]
+    drawn = [program(ids) for _ in range(TIMED)]
     floats = np.asarray(jax.block_until_ready(drawn)[-1])
     rate = TIMED * program.batch / (time.perf_counter() - began)
     pixels = images.to_uint8(np.nan_to_num(floats))
-    size = len(encode(Pictures(ids, pixels, labels), layout.format)) / len(ids)
+    size = len(encode(Pictures(ids, pixels, resolved.labels(ids)), layout.format)) / len(ids)
     num = sum(len(layout.ids(shard)) for shard in left)
     return Estimate(
         num, len(left), int(size * num), program.batch, program.memory, rate, num / rate

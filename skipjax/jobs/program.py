@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipjax import api, placement
-from skipjax.generation import generate
+from skipjax.compiled import Batch, Compiled
 from skipjax.jobs.job import Resolved
 from skipjax.jobs.reporting import Report
 
@@ -44,7 +42,6 @@ class Program:
         devices: Sequence[jax.Device] | None = None,
     ):
         self._resolved, self._report, self._devices = resolved, report, devices
-        self._options: dict[str, Any] = {"threshold": resolved.job.threshold}
         self.batch = batch or PER_DEVICE * len(devices or jax.devices())
         self.memory: int | None = None
         try:
@@ -52,16 +49,9 @@ class Program:
         except jax.errors.JaxRuntimeError as error:
             self.shrink(error)
 
-    def __call__(self, ids: np.ndarray, labels: np.ndarray | None) -> jax.Array:
-        """Starts drawing at most `batch` pictures; float32 [batch, H, W, C], not waited for.
-
-        The last picture is drawn again where there are fewer.
-        """
-        fill = np.minimum(np.arange(self.batch), len(ids) - 1)
-        spread = placement.spread(ids[fill].astype(np.uint32), self._over)
-        y = None if labels is None else placement.spread(labels[fill], self._over)
-        arguments = (*self._weights, spread, y, None, self._guide)
-        return self._compiled(*arguments, **self._options)
+    def __call__(self, ids: np.ndarray) -> jax.Array:
+        """Starts drawing at most `batch` pictures; float32 [batch, H, W, C], not waited for."""
+        return self._compiled(self._of(ids))
 
     def shrink(self, error: jax.errors.JaxRuntimeError) -> None:
         """Compiles for half as many pictures, if that is what helps against an error.
@@ -88,21 +78,18 @@ class Program:
 
     def _compile(self) -> None:
         began = time.perf_counter()
-        resolved, ids = self._resolved, np.arange(self.batch)
-        placed = api.place(
+        resolved = self._resolved
+        self._compiled = Compiled(
             resolved.params,
             resolved.plan,
             resolved.key,
-            ids,
-            resolved.labels(ids),
+            self._of(np.arange(self.batch)),
             self._devices,
-            guide=resolved.guide,
+            resolved.guide,
+            threshold=resolved.job.threshold,
+            dtype=jnp.dtype(resolved.job.dtype),
         )
-        *self._weights, ids, _, _, self._guide = placed
-        self._over, self.batch = ids.sharding, len(ids)
-        lowered = generate.lower(*placed, **self._options, dtype=jnp.dtype(resolved.job.dtype))
-        self._compiled = lowered.compile()
-        self.memory = _memory(self._compiled)
+        self.batch, self.memory = self._compiled.size, self._compiled.memory
         seconds = time.perf_counter() - began
         takes = "" if self.memory is None else f", {self.memory / 1e9:.2f} GB on each device"
         self._report.say(
@@ -115,11 +102,5 @@ class Program:
             bytes=self.memory,
         )
 
-
-def _memory(compiled: Any) -> int | None:
-    try:
-        said = compiled.memory_analysis()
-        parts = (said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes)
-    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
-    return int(sum(parts))
+    def _of(self, ids: np.ndarray) -> Batch:
+        return Batch(ids, self._resolved.labels(ids))
