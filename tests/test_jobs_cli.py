@@ -204,6 +204,22 @@ def test_a_signal_stops_a_job_in_good_order(checkpoint, cache, tmp_path, number,
     assert faults and all(fault.endswith("is not made yet") for fault in faults)
 
 
+def test_a_living_worker_finishes_what_a_killed_one_left(checkpoint, cache, tmp_path):
+    line = ["generate", "--checkpoint", checkpoint, "--num", 400, "--skip", 20, "--batch", 4]
+    line += ["--shard-size", 8, "--num-workers", 2, "--steal", "--out", tmp_path / "run"]
+    crew = [Process([*line, "--worker", i], tmp_path / f"{i}", cache=cache) for i in range(2)]
+    theirs = tmp_path / "run/manifest/1.jsonl"
+    while not theirs.exists():
+        assert crew[1].alive, crew[1].said
+        time.sleep(0.02)
+    crew[1].kill()
+    assert crew[0].wait(60) == 0 and "the job is finished" in crew[0].said
+    assert not jobs.verify(tmp_path / "run").faults
+    assert not list((tmp_path / "run/leases").iterdir())
+    stolen = map(json.loads, (tmp_path / "run/manifest/0.jsonl").read_text().splitlines())
+    assert any(row["shard"] % 2 for row in stolen) and theirs.read_text()
+
+
 def test_a_second_signal_ends_a_job_at_once(checkpoint, cache, tmp_path, monkeypatch):
     process = at_work(checkpoint, tmp_path, cache, "--batch", 256)
     process.send(signal.SIGTERM)

@@ -29,7 +29,7 @@ class Generate:
     steal: bool = False
     """Take over shards of workers that died, and stay until the job is done."""
     batch: int | None = None
-    """Pictures at a time; 16 for each device, unless told. It changes no picture."""
+    """Pictures at a time; 16 for each device, unless told."""
     split: int = 1
     """Devices that each copy of the weights is split over."""
     on_nan: Literal["stop", "skip"] = "stop"
