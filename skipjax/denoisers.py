@@ -164,6 +164,33 @@ def threshold(
     return thresholded
 
 
+def scale_eps(denoise: Denoise, scale: jax.typing.ArrayLike) -> Denoise:
+    """Epsilon scaling: eps <- k_t eps, and x_0 to agree with it.
+
+    A network errs more on its own points than on those it was trained on; k slightly below 1 takes
+    some of that back. `schedules.skip_scale` gives the k_t that S^2-DM trains networks for.
+
+    Args:
+        denoise: What to change.
+        scale: k: one number, or one per time, [T], between which it is linear; such as
+            np.linspace(0.99, 0.995, T).
+
+    Source: Ning et al. 2024 (arXiv:2308.15321), section 4, where eps is divided by lambda = 1 / k.
+    """
+    scale = jnp.asarray(scale, jnp.float32)
+
+    def scaled(x, point):
+        prediction = denoise(x, point)
+        k = scale
+        if scale.ndim:
+            k = jnp.interp(point.t, jnp.arange(len(scale), dtype=jnp.float32), scale)
+            k = k.reshape(k.shape + (1,) * (x.ndim - 1)) if k.ndim else k
+        eps = k * prediction.eps
+        return prediction._replace(x_0=(x - point.sigma * eps) / point.alpha, eps=eps)
+
+    return scaled
+
+
 def steered(prediction: Prediction, point: Point, steer: jax.Array | float = 1.0) -> Prediction:
     """The prediction with guidance in it: eps - steer sigma gradient, and x_0 to agree with it.
 

@@ -193,7 +193,8 @@ def _numbers(job: Job, spec: Any) -> np.ndarray | None:
     said = job.labels
     if len(said) == 1 and said[0].endswith(".txt"):
         said = _lines(Path(said[0]), job.num)
-    return np.array([classes.number(spec, label) for label in said], np.int32)
+    number = {label: classes.number(spec, label) for label in dict.fromkeys(said)}
+    return np.array([number[label] for label in said], np.int32)
 
 
 def _lines(path: Path, num: int) -> tuple[str, ...]:

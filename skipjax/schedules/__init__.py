@@ -15,3 +15,7 @@ from skipjax.schedules.processes import variance_exploding as variance_exploding
 from skipjax.schedules.processes import zero_terminal_snr as zero_terminal_snr
 from skipjax.schedules.schedule import DATA as DATA
 from skipjax.schedules.schedule import Schedule as Schedule
+from skipjax.schedules.skip_loss import FORMS as FORMS
+from skipjax.schedules.skip_loss import Form as Form
+from skipjax.schedules.skip_loss import skip_ratio as skip_ratio
+from skipjax.schedules.skip_loss import skip_scale as skip_scale

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipjax.schedules import Schedule, posterior
+from skipjax.schedules import Form, Schedule, posterior
 
 Prediction = Literal["eps", "x_0", "v"]
 
@@ -87,6 +87,43 @@ def hybrid(
     mse = _mean(jnp.square(target - predicted))
     bound = variational_bound(chain, jax.lax.stop_gradient(x_0_theta), place, x_0, x_t, t)
     return Losses(mse + len(chain.alpha) / 1000 * bound, mse, bound)
+
+
+def skip_step(
+    output: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    other: jax.Array,
+    ratio: jax.Array,
+    *,
+    skip: int = 9,
+    tau: float = 0.99,
+    form: Form = "released",
+) -> jax.Array:
+    """S^2-DM's loss, in the two forms that `schedules.skip_loss` tells apart.
+
+        tau mean (eps - e)^2 + (1 - tau) mean (eps' - c_t e)^2
+
+    Args:
+        output: e, what the network said of the noise, [B, H, W, C].
+        t: Times, int [B] in 0 .. T-1.
+        eps: The noise in x_t, [B, H, W, C].
+        other: eps' of "released", noise that is independent of x_t, [B, H, W, C]. "paper" takes
+            eps itself.
+        ratio: c of every time, `schedules.skip_ratio`, [T].
+        skip: Steps jumped over; below, "released" is the first term alone, with weight 1.
+        tau: Weight of the first term, in (0, 1].
+        form: "released" or "paper".
+
+    Returns:
+        Per picture, float32 [B].
+
+    Source: Wang & Li 2024 (arXiv:2401.01520), equation 13, and the code published with it.
+    """
+    first = _mean(jnp.square(eps - output))
+    second = _mean(jnp.square((other if form == "released" else eps) - _at(ratio, t) * output))
+    both = tau * first + (1 - tau) * second
+    return jnp.where(t < skip, first, both) if form == "released" else both
 
 
 def variational_bound(
