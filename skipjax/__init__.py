@@ -6,6 +6,7 @@ from skipjax import adaptive as adaptive
 from skipjax import denoisers as denoisers
 from skipjax import grids as grids
 from skipjax import guidance as guidance
+from skipjax import jobs as jobs
 from skipjax import models as models
 from skipjax import placement as placement
 from skipjax import plans as plans
