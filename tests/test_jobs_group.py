@@ -47,7 +47,7 @@ def pair(job, out, cache, **changes):
     asked = vars(job) | changes
     line = ["generate", "--checkpoint", asked["checkpoint"], "--num", asked["num"]]
     line += ["--skip", asked["skip"], "--shard-size", asked["shard_size"], "--out", out]
-    line += ["--batch", 16, "--distributed", "--coordinator", f"localhost:{port}"]
+    line += ["--batch", 64, "--distributed", "--coordinator", f"localhost:{port}"]
     return [
         Process(
             [*line, "--process", i, "--num-processes", 2],
@@ -73,7 +73,7 @@ def test_two_draw_what_one_draws(job, alone, cache, tmp_path):
     assert [process.wait(90) for process in processes] == [0, 0], processes[1].said
     assert files(tmp_path / "run") == alone
     leader, other = (process.said for process in processes)
-    assert "16 pictures at a time" in leader and "200 pictures in" in leader
+    assert "64 pictures at a time" in leader and "200 pictures in" in leader
     assert "nothing to draw; the job is finished" in other and "Traceback" not in other + leader
     assert not os.listdir(tmp_path / "run/workers") and not jobs.verify(tmp_path / "run").faults
 

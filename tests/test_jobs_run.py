@@ -122,15 +122,15 @@ def test_what_happened_is_told_and_kept(job, tmp_path):
     assert skipjax.plans.Plan.from_json(json.dumps(record["identity"]["plan"])).nfe == 4
 
 
-@pytest.mark.parametrize("batch", [2, 7, 64])
+@pytest.mark.parametrize("batch", [4, 7, 64])
 def test_batches_change_no_byte(job, finished, tmp_path, batch):
     run(job, tmp_path / "run", batch=batch)
     assert files(tmp_path / "run") == files(finished)
 
 
 def test_eight_devices_change_no_byte(job, finished, tmp_path):
-    _, told = run(job, tmp_path / "run", batch=12, devices=None)
-    assert "16 pictures at a time" in told  # eight devices do not divide 12
+    _, told = run(job, tmp_path / "run", batch=33, devices=None)
+    assert "40 pictures at a time" in told  # eight devices do not divide 33
     assert files(tmp_path / "run") == files(finished)
 
 
@@ -404,11 +404,11 @@ def short_of_memory(monkeypatch, most, where):
 
 @pytest.mark.parametrize("where", ["running", "compiling"])
 def test_a_batch_is_halved_where_memory_is_short(job, finished, tmp_path, monkeypatch, where):
-    short_of_memory(monkeypatch, 3, where)
-    outcome, told = run(job, tmp_path / "run", batch=12)
+    short_of_memory(monkeypatch, 4, where)
+    outcome, told = run(job, tmp_path / "run", batch=16)
     assert outcome.pictures == NUM and files(tmp_path / "run") == files(finished)
-    assert "no device memory for 12 pictures at a time: going on with 6" in told
-    assert "no device memory for 6 pictures at a time: going on with 3" in told
+    assert "no device memory for 16 pictures at a time: going on with 8" in told
+    assert "no device memory for 8 pictures at a time: going on with 4" in told
 
 
 def test_no_memory_for_one_picture_is_told(job, tmp_path, monkeypatch):
@@ -428,8 +428,8 @@ def test_memory_that_is_short_when_a_batch_is_fetched(job, finished, tmp_path, m
         return fetch(self, array)
 
     monkeypatch.setattr(groups.Group, "on_host", on_host)
-    run(job, tmp_path / "run")
-    assert failed == [8, 4] and files(tmp_path / "run") == files(finished)
+    run(job, tmp_path / "run", batch=16)
+    assert failed == [16, 8] and files(tmp_path / "run") == files(finished)
 
 
 def test_other_errors_of_the_device_are_not_hidden(job, tmp_path, monkeypatch):
