@@ -67,7 +67,7 @@ def test_what_dead_writers_left_is_swept(tmp_path):
         (tmp_path / f".1.npz.{writer}.tmp").write_bytes(b"half")
     store = storage.store(tmp_path)
     assert store.sizes() == {}
-    assert store.sweep("", {"alive"}) == 1
+    assert store.sweep("", lambda: {"alive"}) == 1
     assert [path.name for path in tmp_path.iterdir()] == [".1.npz.alive.tmp"]
 
 
@@ -115,3 +115,35 @@ def test_an_object_store_sees_what_others_put(out):
     assert store.sizes() == {"a": 1}
     fsspec.filesystem("memory").pipe_file(f"{str(out).removeprefix('memory:/')}/b", b"22")
     assert store.sizes() == {"a": 1, "b": 2}
+
+
+def test_a_file_that_goes_while_others_are_looked_at_hides_none(tmp_path, monkeypatch):
+    store = storage.store(tmp_path)
+    for name in ("a", "b", "c"):
+        store.put(name, b"1")
+    scan = os.scandir
+
+    class Scanned:
+        def __enter__(self):
+            self.entries = list(scan(tmp_path))
+            (tmp_path / "b").unlink()
+            return iter(self.entries)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(storage.os, "scandir", lambda _: Scanned())
+    assert store.sizes().keys() == {"a", "c"}
+
+
+def test_who_lives_is_asked_after_what_is_there(tmp_path):
+    store, later = storage.store(tmp_path), tmp_path / ".2.npz.new.tmp"
+    (tmp_path / ".1.npz.dead.tmp").write_bytes(b"half")
+
+    def living():
+        later.write_bytes(b"half")  # by one who has come to life meanwhile
+        return set()
+
+    assert store.sweep("", living) == 1 and later.exists()
+    later.unlink()
+    assert store.sweep("", lambda: pytest.fail("nobody need be asked")) == 0

@@ -57,13 +57,12 @@ def mend(store: Store, job: str, ours: Owner) -> list[str]:
     Returns:
         What was mended, a line each.
     """
+    locks.end_leases_of_the_dead(store)
+    folders = ("", shards.FOLDER, manifest.FOLDER, locks.FOLDER, locks.LEASES)
+    swept = sum(store.sweep(folder, lambda: locks.tokens(store)) for folder in folders)
+    said = [f"{swept} half-written files removed"] if swept else []
     living = locks.living(store)
     at_work = {name for name, owner in living.items() if owner.token != ours.token}
-    tokens = {owner.token for owner in living.values()} | {ours.token}
-    locks.end_leases(store, tokens)
-    folders = ("", shards.FOLDER, manifest.FOLDER, locks.FOLDER, locks.LEASES)
-    swept = sum(store.sweep(folder, tokens) for folder in folders)
-    said = [f"{swept} half-written files removed"] if swept else []
     for name in store.sizes(manifest.FOLDER):
         if Path(name).stem not in at_work and manifest.mend(store, name, job):
             said.append(f"{name}: lines that are cut, damaged or of another job are taken out")

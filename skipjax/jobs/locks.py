@@ -119,8 +119,8 @@ class Lock:
             held = _watched(self._store, self._file)
             if held is not None and not held.dead:
                 raise ValueError(
-                    f"{self._store}: {Path(self._file).stem} is at work already ({held}). Stop it "
-                    "first, or start another worker with --worker and --num-workers"
+                    f"{self._store}: worker {Path(self._file).stem} is at work already ({held}). "
+                    "Stop it first, or start another with --worker and --num-workers"
                 )
             self._store.remove(self._file)
 
@@ -157,7 +157,7 @@ def lease(store: Store, shard: int, owner_here: Owner) -> bool:
         if store.create(name, _text(owner_here)):
             return True
         held = owner(store, name)
-        if held is not None and (held.token in _tokens(store)):
+        if held is not None and held.token in tokens(store):
             return held.token == owner_here.token
         store.remove(name)
     return False
@@ -166,15 +166,17 @@ def lease(store: Store, shard: int, owner_here: Owner) -> bool:
 def leased(store: Store) -> dict[int, Owner]:
     """The shards that living workers have taken of dead ones."""
     found = {int(Path(name).stem): _parsed(text) for name, text in read_all(store, LEASES).items()}
-    tokens = _tokens(store) if found else set()
-    return {shard: o for shard, o in found.items() if o is not None and o.token in tokens}
+    alive = tokens(store) if found else set()
+    return {shard: o for shard, o in found.items() if o is not None and o.token in alive}
 
 
-def end_leases(store: Store, living: set[str]) -> None:
-    """Gives back the shards of workers that are none of the living, said by their tokens."""
-    for name, text in read_all(store, LEASES).items():
+def end_leases_of_the_dead(store: Store) -> None:
+    """Gives back the shards that were taken by workers that have died since."""
+    there = read_all(store, LEASES)
+    alive = tokens(store) if there else set()
+    for name, text in there.items():
         held = _parsed(text)
-        if held is None or held.token not in living:
+        if held is None or held.token not in alive:
             store.remove(name)
 
 
@@ -208,7 +210,8 @@ def _watched(store: Store, name: str) -> Owner | None:
     return None
 
 
-def _tokens(store: Store) -> set[str]:
+def tokens(store: Store) -> set[str]:
+    """Those of the living workers."""
     return {held.token for held in living(store).values()}
 
 

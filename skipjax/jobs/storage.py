@@ -5,7 +5,7 @@ A file appears under its name whole, and stays when the machine loses power; or 
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,8 +48,11 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
 
-    def sweep(self, folder: str, living: set[str]) -> int:
-        """Removes what writers not among `living` have left half-written; how many files."""
+    def sweep(self, folder: str, living: Callable[[], set[str]]) -> int:
+        """Removes what writers not among the `living` have left half-written; how many files.
+
+        Who lives is asked after it is seen what is there: who writes then has been alive before.
+        """
         ...
 
 
@@ -132,25 +135,22 @@ class Folder:
                 yield chunk
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        try:
-            with os.scandir(self.path / folder) as entries:
-                return {
-                    f"{folder}/{entry.name}" if folder else entry.name: entry.stat().st_size
-                    for entry in entries
-                    if entry.is_file() and not entry.name.endswith(TEMPORARY)
-                }
-        except FileNotFoundError:
-            return {}
+        found = {}
+        with suppress(FileNotFoundError), os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                if entry.is_file() and not entry.name.endswith(TEMPORARY):
+                    with suppress(FileNotFoundError):  # removed in this very moment
+                        name = f"{folder}/{entry.name}" if folder else entry.name
+                        found[name] = entry.stat().st_size
+        return found
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def sweep(self, folder: str, living: set[str]) -> int:
-        left = [
-            path
-            for path in (self.path / folder).glob(f".*{TEMPORARY}")
-            if path.name.removesuffix(TEMPORARY).rpartition(".")[2] not in living
-        ]
+    def sweep(self, folder: str, living: Callable[[], set[str]]) -> int:
+        there = list((self.path / folder).glob(f".*{TEMPORARY}"))
+        at_work = living() if there else set()
+        left = [path for path in there if path.name.split(".")[-2] not in at_work]
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
@@ -224,7 +224,7 @@ class Bucket:
         with suppress(FileNotFoundError):
             self._files.rm_file(self._of(name))
 
-    def sweep(self, folder: str, living: set[str]) -> int:
+    def sweep(self, folder: str, living: Callable[[], set[str]]) -> int:
         return 0  # what was not put whole is not there
 
     def _of(self, name: str) -> str:
