@@ -8,10 +8,11 @@ unicode-data. With their versions in Debian 12 there are 1,870 pictures in 9 cla
 import logging
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
+
+from skipjax.training.pictures import Pictures
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 EMOJI_TEST = "/usr/share/unicode/emoji/emoji-test.txt"
@@ -24,15 +25,6 @@ _SQUARE = (4, 0, 132, 128)  # the centred square of it; no emoji has ink to its 
 _NO_SUCH_FLAG = "\U0001f1e6\U0001f1e6"  # AA is no country: the font draws its unknown flag
 _GROUP = re.compile(r"# group: (.+)")
 _ENTRY = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ (?:E\d+\.\d+ )?(.+)")
-
-
-class Pictures(NamedTuple):
-    """Labelled pictures: N of them, H x W pixels."""
-
-    images: np.ndarray  # uint8 [N, H, W, 3], RGB on white
-    labels: np.ndarray  # int32 [N], in 0 .. len(class_names) - 1
-    names: tuple[str, ...]  # N, the CLDR short names: "grinning face"
-    class_names: tuple[str, ...]  # the Unicode groups, in the file's order: "Smileys & Emotion"
 
 
 def render(
@@ -81,29 +73,6 @@ def render(
     return Pictures(np.stack(images), labels, tuple(names), class_names)
 
 
-def held_out(
-    pictures: Pictures, fraction: float = 0.1, seed: int = 0
-) -> tuple[Pictures, Pictures]:
-    """Splits into (train, held): `fraction` of every class, rounded, is held out.
-
-    The same seed gives the same split; both parts keep the order of `pictures`. Pictures that
-    occur more than once (France's flag is also Clipperton Island's) all stay in train, so that
-    no held picture has been seen. Raises ValueError where fraction is not in [0, 1).
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction must be in [0, 1); got {fraction}")
-    rng = np.random.default_rng(seed)
-    flat = pictures.images.reshape(len(pictures.images), -1)
-    _, which, times = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
-    alone = times[which.reshape(-1)] == 1
-    held = np.zeros(len(flat), bool)
-    for label in range(len(pictures.class_names)):
-        members = pictures.labels == label
-        count = round(fraction * int(members.sum()))
-        held[rng.permutation(np.flatnonzero(members & alone))[:count]] = True
-    return _take(pictures, ~held), _take(pictures, held)
-
-
 def _require(path: str | Path, package: str) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not there: apt-get install {package} (Debian, Ubuntu)")
@@ -132,10 +101,3 @@ def _draw(face: ImageFont.FreeTypeFont, text: str, size: int) -> np.ndarray | No
     ImageDraw.Draw(canvas).text((0, 0), text, font=face, embedded_color=True)
     square = canvas.crop(_SQUARE)
     return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
-
-
-def _take(pictures: Pictures, chosen: np.ndarray) -> Pictures:
-    names = tuple(name for name, keep in zip(pictures.names, chosen, strict=True) if keep)
-    return pictures._replace(
-        images=pictures.images[chosen], labels=pictures.labels[chosen], names=names
-    )

@@ -1,7 +1,8 @@
 """What a network is trained to make small.
 
-ADM's hybrid loss (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1): the error of eps, plus
-the variational bound, in which the mean is held fixed so that it trains the variance alone.
+The squared error of eps, x_0 or v, weighted or not; ADM's hybrid loss (Nichol & Dhariwal 2021,
+arXiv:2102.09672, section 3.1), which adds the variational bound, with its mean held fixed so that
+it trains the variance alone; and S^2-DM's.
 """
 
 from typing import Literal, NamedTuple
@@ -27,11 +28,14 @@ class Chain(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Per picture, float32 [B]: `total` is what is trained, `mse` and `bound` are its parts."""
+    """Per picture, float32 [B]: `total` is what is trained, `mse` and `bound` are its parts.
+
+    `bound` is None where no variance is learned.
+    """
 
     total: jax.Array
     mse: jax.Array
-    bound: jax.Array
+    bound: jax.Array | None = None
 
 
 def chain(schedule: Schedule) -> Chain:
@@ -79,14 +83,65 @@ def hybrid(
     """
     predicted, place = jnp.split(output, 2, axis=-1)
     alpha, sigma = _at(chain.alpha, t), _at(chain.sigma, t)
-    target, x_0_theta = {
-        "eps": (eps, (x_t - sigma * predicted) / alpha),
-        "x_0": (x_0, predicted),
-        "v": (alpha * eps - sigma * x_0, alpha * x_t - sigma * predicted),
+    x_0_theta = {
+        "eps": (x_t - sigma * predicted) / alpha,
+        "x_0": predicted,
+        "v": alpha * x_t - sigma * predicted,
     }[prediction]
-    mse = _mean(jnp.square(target - predicted))
+    error = mse(chain, predicted, x_0, t, eps, prediction)
     bound = variational_bound(chain, jax.lax.stop_gradient(x_0_theta), place, x_0, x_t, t)
-    return Losses(mse + len(chain.alpha) / 1000 * bound, mse, bound)
+    return Losses(error + len(chain.alpha) / 1000 * bound, error, bound)
+
+
+def mse(
+    chain: Chain,
+    predicted: jax.Array,
+    x_0: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    prediction: Prediction = "eps",
+) -> jax.Array:
+    """mean (target - predicted)^2 per picture, float32 [B]; the target is eps, x_0, or
+
+        v = alpha_t eps - sigma_t x_0
+
+    Args:
+        chain: Tables of the schedule trained on.
+        predicted: What the network said of it, [B, H, W, C].
+        x_0: Pictures, [B, H, W, C] in [-1, 1].
+        t: Times, int [B] in 0 .. T-1.
+        eps: The noise in x_t, [B, H, W, C].
+        prediction: "eps" (Ho et al. 2020, arXiv:2006.11239, equation 14), "x_0", or "v" (Salimans
+            & Ho 2022, arXiv:2202.00512, section 4).
+    """
+    target = {
+        "eps": eps,
+        "x_0": x_0,
+        "v": _at(chain.alpha, t) * eps - _at(chain.sigma, t) * x_0,
+    }[prediction]
+    return _mean(jnp.square(target - predicted))
+
+
+def min_snr_weight(
+    schedule: Schedule, prediction: Prediction = "eps", gamma: float = 5.0
+) -> jax.Array:
+    """Weight of each time's squared error, float32 [T]; with snr = (alpha_t / sigma_t)^2,
+
+        min(snr, gamma) of the error of x_0, and so  / snr  of eps,  / (snr + 1)  of v
+
+    so that no time's gradient drowns those of others. Source: Hang et al. 2023
+    (arXiv:2303.09556), section 3.4.
+    """
+    alpha, sigma = np.asarray(schedule.alpha), np.asarray(schedule.sigma)
+    snr = (alpha / sigma) ** 2
+    smaller = np.minimum(snr, gamma)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = {
+            "eps": np.where(snr > 0, smaller / snr, 1.0),
+            "x_0": smaller,
+            "v": smaller / (snr + 1),
+        }[prediction]
+    return jnp.asarray(weight, jnp.float32)
 
 
 def skip_step(

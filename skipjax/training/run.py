@@ -1,23 +1,19 @@
-"""A training run: from pictures to a checkpoint, resumable at any moment."""
+"""What fixes a training run, apart from its pictures."""
 
-import json
-import math
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
-from skipjax import schedules
-from skipjax.models import UNet, UNetConfig
+from skipjax.checks import whole
+from skipjax.models import UNetConfig
+from skipjax.pretrained import SCHEDULES, Spec
+from skipjax.schedules import Form, Schedule
 from skipjax.training import losses
-from skipjax.training import step as train
-from skipjax.weights.checkpoint import Steps
+from skipjax.training.objective import Loss, check, objective
+
+# May change when a run goes on: how long, and what is kept of it on the way.
+MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
 
 
 @dataclass(frozen=True)
@@ -26,118 +22,151 @@ class Run:
 
     Args:
         unet: The network.
-        prediction: What it predicts: "eps", "x_0" or "v".
+        schedule: The forward process: a name that `Spec` knows.
+        T: Number of training times.
+        prediction: What the network predicts: "eps", "x_0" or "v".
+        loss: "mse", "min_snr", "hybrid" (ADM's, with a learned variance), or "skip_step"
+            (S^2-DM's).
+        gamma: Of "min_snr": the largest SNR that counts.
+        skip: Of "skip_step": steps jumped over.
+        tau: Of "skip_step": weight of DDPM's loss.
+        form: Of "skip_step": "released" or "paper".
         steps: Steps in all. A longer run may go on from a shorter one's checkpoints.
-        batch: Pictures per step, a multiple of the number of devices.
+        batch: Pictures per step, a multiple of the number of devices times `accumulate`.
+        accumulate: Parts that a batch is computed in, one after the other, to save memory.
         rate: Peak learning rate of Adam.
         warmup: Steps over which the rate rises from 0.
         decay: Fraction of the steps over which it falls to 0 at the end.
-        ema_decay: Of the moving average of the parameters.
-        shift: Largest random shift of a picture, in pixels.
+        clip: Largest global norm of the gradient.
+        weight_decay: Of AdamW, decoupled.
+        ema: Decays of moving averages of the parameters; the first is what is sampled with.
+        dtype: What the network computes in; parameters and their averages stay float32.
+        drop_labels: Probability that a label is replaced by the null label, the last of the
+            network's, for classifier-free guidance; 0 for networks without one.
+        flip: Whether pictures are mirrored, half of the time.
+        shift: Largest random shift of a picture, in pixels, on white.
         seed: Of initialisation and of everything drawn.
         save_every: Steps between checkpoints.
+        keep: Checkpoints kept, the newest.
+        log_every: Steps between lines of the log.
+        sample_every: Steps between samples; 0 for none.
+
+    Raises:
+        ValueError: For a value out of range, or a network that does not suit the loss.
     """
 
     unet: UNetConfig
+    schedule: str = "linear"
+    T: int = 1000
     prediction: losses.Prediction = "eps"
+    loss: Loss = "mse"
+    gamma: float = 5.0
+    skip: int = 9
+    tau: float = 0.99
+    form: Form = "released"
     steps: int = 20_000
     batch: int = 32
+    accumulate: int = 1
     rate: float = 5e-4
     warmup: int = 200
     decay: float = 0.3
-    ema_decay: float = 0.999
-    shift: int = 2
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    ema: tuple[float, ...] = (0.999,)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    drop_labels: float = 0.0
+    flip: bool = False
+    shift: int = 0
     seed: int = 0
     save_every: int = 500
-    T: int = 1000
+    keep: int = 2
+    log_every: int = 50
+    sample_every: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.unet, dict):  # as JSON has it
+            object.__setattr__(self, "unet", UNetConfig(**self.unet))
+        object.__setattr__(self, "ema", tuple(self.ema))
+        least = {"T": 2, "steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "shift": 0}
+        least |= {"save_every": 1, "keep": 1, "log_every": 1, "sample_every": 0, "seed": 0}
+        for name, low in least.items():
+            whole(name, getattr(self, name), low)
+        for name in ("rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}: it must be at least 0")
+        _within("decay", self.decay, 0, 1)
+        if not self.ema:
+            raise ValueError("ema is empty: give at least one decay, such as 0.999")
+        for decay in self.ema:
+            if not 0 <= decay < 1:
+                raise ValueError(f"ema holds {decay}: decays must be in [0, 1)")
+        if not 0 <= self.drop_labels < 1:
+            raise ValueError(f"drop_labels is {self.drop_labels}: it must be in [0, 1)")
+        if self.drop_labels and (self.unet.num_classes or 0) < 2:
+            raise ValueError(
+                f"drop_labels is {self.drop_labels}, and the network has num_classes "
+                f"{self.unet.num_classes}: the last class must be there for no label at all"
+            )
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"batch is {self.batch}: it must be a multiple of accumulate, {self.accumulate}"
+            )
+        check(self.loss, self.unet)
+        self.spec()  # refuses a schedule or prediction that is not known
+        self.objective()
+
+    @property
+    def process(self) -> Schedule:
+        """The forward process."""
+        return SCHEDULES[self.schedule](self.T)
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for none, where labels are dropped."""
+        classes = self.unet.num_classes
+        return classes - 1 if self.drop_labels and classes else None
+
+    def objective(self) -> Any:
+        """The loss: see `objective.objective`."""
+        return objective(
+            self.loss,
+            self.prediction,
+            self.process,
+            gamma=self.gamma,
+            skip=self.skip,
+            tau=self.tau,
+            form=self.form,
+        )
+
+    def spec(self, name: str = "trained", class_names: tuple[str, ...] = ()) -> Spec:
+        """What sampling has to know of the network."""
+        return Spec(
+            name,
+            self.unet,
+            self.schedule,
+            self.T,
+            self.prediction,
+            class_names,
+            variance="learned_range" if self.loss == "hybrid" else "small",
+            null_label=self.null_label,
+        )
+
+    def divides(self, mesh: jax.sharding.Mesh, axis: str) -> None:
+        """Refuses a mesh over which the batch cannot be spread.
+
+        Raises:
+            ValueError: If parts of a batch do not divide over the devices of that axis.
+        """
+        devices = mesh.shape[axis]
+        if self.batch % (devices * self.accumulate):
+            times = f" times accumulate = {self.accumulate}" if self.accumulate > 1 else ""
+            raise ValueError(
+                f"batch is {self.batch}: it must be a multiple of the {devices} devices{times}"
+            )
 
 
-def fit(
-    run: Run,
-    images: np.ndarray,
-    labels: np.ndarray,
-    out: str | Path,
-    start: optax.Params | None = None,
-) -> train.TrainState:
-    """Trains, or goes on training, and keeps checkpoints and a log under `out`.
-
-    Args:
-        run: What to do.
-        images: uint8 [N, H, W, C].
-        labels: int [N] in 0 .. num_classes-1.
-        out: Folder of the run: `steps/` (orbax), `log.jsonl` (losses), `run.json`.
-        start: Params to start from, such as another run's; drawn at random unless told.
-
-    Returns:
-        The state after the last step.
-
-    Raises:
-        ValueError: If `batch` does not divide over the devices, or pictures and network differ.
-        FloatingPointError: If the loss is not finite; the last checkpoint stays as it was.
-    """
-    devices = jax.device_count()
-    if run.batch % devices:
-        raise ValueError(f"batch is {run.batch}: it must be a multiple of the {devices} devices")
-    wanted = (run.unet.image_size, run.unet.image_size, run.unet.in_channels)
-    if images.shape[1:] != wanted:
-        raise ValueError(f"pictures are {images.shape[1:]}, the network wants {wanted}")
-
-    out = Path(out)
-    checkpoints = Steps(out / "steps")
-    (out / "run.json").write_text(json.dumps(asdict(run), indent=1))
-    net, key = UNet(run.unet), jax.random.key(run.seed)
-    rate = train.learning_rate(run.rate, run.steps, run.warmup, run.decay)
-    tx = train.optimiser(rate)
-    auto = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=auto)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    step = train.train_step(
-        net,
-        tx,
-        schedules.linear(run.T),
-        prediction=run.prediction,
-        batch=run.batch,
-        ema_decay=run.ema_decay,
-        shift=run.shift,
-        mesh=mesh,
-    )
-    state = train.init(net, tx, jax.random.fold_in(key, 0))
-    if start is not None:
-        # Copies: the state is donated to each step, and the caller keeps what is theirs.
-        params, ema = (jax.tree.map(jnp.copy, start) for _ in range(2))
-        state = state._replace(params=params, ema=ema)
-    state = jax.device_put(state, everywhere)
-    if checkpoints.latest is not None:
-        state = checkpoints.restore(state)
-    images, labels = jax.device_put((images, labels.astype(np.int32)), everywhere)
-
-    draw = jax.device_put(jax.random.fold_in(key, 1), everywhere)
-    recent, began = [], time.perf_counter()
-    with (
-        open(out / "log.jsonl", "a") as log,
-        tqdm(total=run.steps, initial=int(state.step), unit="step", mininterval=5) as bar,
-    ):
-        for done in range(int(state.step) + 1, run.steps + 1):
-            state, means = step(state, images, labels, draw)
-            recent.append(means)
-            if jax.default_backend() == "cpu":
-                # Steps in flight on several CPU devices wait for each other's threads for ever.
-                jax.block_until_ready(means)
-            bar.update()
-            saves = done % run.save_every == 0 or done == run.steps
-            if saves or done % 50 == 0:
-                row = {k: float(np.mean([getattr(r, k) for r in recent])) for k in means._fields}
-                if not math.isfinite(row["total"]):
-                    raise FloatingPointError(
-                        f"the loss is {row['total']} at step {done}; the last checkpoint is of "
-                        f"step {checkpoints.latest}. A lower learning rate may help"
-                    )
-                bar.set_postfix(mse=f"{row['mse']:.4f}", bound=f"{row['bound']:.3f}")
-                row |= {"step": done, "seconds": time.perf_counter() - began}
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                recent = []
-            if saves:
-                checkpoints.save(done, state)
-    checkpoints.close()
-    return state
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}: it must be in {low} .. {high}")

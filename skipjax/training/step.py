@@ -1,103 +1,165 @@
 """One step of training, as a pure function of state and data."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from skipjax.models import UNet, example
-from skipjax.schedules import Schedule
+from skipjax import placement
+from skipjax.models import example, network
+from skipjax.models.device import default_device
 from skipjax.training import losses
-from skipjax.training.augment import shift_and_flip
+from skipjax.training.augment import look
+from skipjax.training.objective import noise
+from skipjax.training.optimiser import learning_rate, optimiser
+from skipjax.training.run import Run
 
 
 class TrainState(NamedTuple):
-    """Everything a run needs to go on, and to go on the same: randomness follows from `step`."""
+    """Everything a run needs to go on, and to go on the same.
+
+    `step` is its place in the data too: batch i is what step i + 1 learns from, and the randomness
+    of that step is fold_in(key, i).
+    """
 
     step: jax.Array  # int32, steps done
+    key: jax.Array  # uint32, data of the run's key
     params: optax.Params
-    ema: optax.Params  # exponential moving average of params: what is sampled with
+    ema: tuple[optax.Params, ...]  # moving averages of params, one for each decay
     opt_state: optax.OptState
 
 
-def learning_rate(peak: float, steps: int, warmup: int, decay: float) -> optax.Schedule:
-    """Linear warm-up, constant, linear decay to 0 over the last fraction `decay` of the steps.
+class Metrics(NamedTuple):
+    """What a step tells: means over its batch, float32 scalars."""
 
-    Where the constant part ends depends on `steps` alone, so a finished run can be prolonged from
-    a checkpoint of its constant part.
-    """
-    start = int(steps * (1 - decay))
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, peak, warmup),
-            optax.constant_schedule(peak),
-            optax.linear_schedule(peak, 0.0, steps - start),
-        ],
-        [warmup, start],
-    )
+    total: jax.Array  # what is trained
+    mse: jax.Array
+    bound: jax.Array | None  # in bits per dimension, where a variance is learned
+    grad_norm: jax.Array  # before it is clipped
 
 
-def optimiser(rate: optax.Schedule) -> optax.GradientTransformation:
-    """Adam behind a clip of the gradient's global norm at 1."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+Step = Callable[[TrainState, jax.Array, jax.Array | None], tuple[TrainState, Metrics]]
 
 
-def init(net: UNet, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def adam(run: Run) -> optax.GradientTransformation:
+    """The optimiser of a run."""
+    rate = learning_rate(run.rate, run.steps, run.warmup, run.decay)
+    return optimiser(rate, run.clip, run.weight_decay)
+
+
+def init(run: Run) -> TrainState:
     """A state before its first step."""
-    params = jax.jit(net.init)(key, *example(net.config))["params"]
-    return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))
+    key = jax.random.key(run.seed)
+    net = network(run.unet, run.dtype)
+    params = jax.jit(net.init)(jax.random.fold_in(key, 0), *example(run.unet))["params"]
+    return start_from(run, params)
 
 
-def train_step(
-    net: UNet,
-    tx: optax.GradientTransformation,
-    schedule: Schedule,
-    *,
-    prediction: losses.Prediction,
-    batch: int,
-    ema_decay: float,
-    shift: int,
-    mesh: jax.sharding.Mesh,
-) -> Callable:
-    """Builds `step(state, images, labels, key) -> (state, losses)`, compiled, batch over `mesh`.
+def start_from(run: Run, params: optax.Params) -> TrainState:
+    """A state before its first step, of given params, which are copied."""
+    draw = jax.random.key_data(jax.random.fold_in(jax.random.key(run.seed), 1))
+    # Copies: the state is donated to each step, and the caller keeps what is theirs.
+    params, *ema = (jax.tree.map(partial(jnp.array, dtype="float32"), params),) + tuple(
+        jax.tree.map(partial(jnp.array, dtype="float32"), params) for _ in run.ema
+    )
+    return TrainState(jnp.int32(0), draw, params, tuple(ema), adam(run).init(params))
 
-    `images` uint8 [N, H, W, C] and `labels` int [N] are the whole data set, kept on the devices; a
-    batch is drawn from it with randomness fold_in(key, state.step). The moving average's decay
-    grows with the steps, min(ema_decay, (1 + step) / (10 + step)), so that the start is forgotten.
+
+def shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where a state lies: its arrays split by the rule of `placement`, or whole on each device."""
+    return jax.tree.map(lambda leaf: placement.split(mesh, leaf.shape), state)
+
+
+def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
+    """Builds `step(state, images, labels) -> (state, metrics)`, compiled.
+
+    `images` uint8 [B, H, W, C] and `labels`, int [B] or None, lie over the "data" axis of the
+    mesh; the state is donated. Each moving average's decay grows with the steps, min(decay,
+    (1 + step) / (10 + step)), so that the start is forgotten.
+
+    Args:
+        run: What to do.
+        mesh: With axes "data" and "model".
+        lie: Shardings of the state after a step; wherever the compiler puts it, unless told.
     """
-    chain = losses.chain(schedule)
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    net, tx, evaluate = network(run.unet, run.dtype), adam(run), run.objective()
+    chain, T = losses.chain(run.process), run.T
+    over = NamedSharding(mesh, PartitionSpec(placement.DATA))
 
-    def loss(params, key, images, labels):
-        # Each draw has a key of its own, so that one more of them leaves the others as they are.
-        pick, look, time, noise, drop = jax.random.split(key, 5)
-        index = jax.random.randint(pick, (batch,), 0, len(images))
-        x_0 = images[index].astype(jnp.float32) / 127.5 - 1
-        x_0 = jax.lax.with_sharding_constraint(shift_and_flip(look, x_0, shift), split)
-        y = jax.lax.with_sharding_constraint(labels[index], split)
-        # Stratified times: one in each of `batch` equal parts, in random order of pictures.
-        u = (jnp.arange(batch) + jax.random.uniform(time, (batch,))) / batch
-        t = (u * schedule.T).astype(jnp.int32)
-        eps = jax.random.normal(noise, x_0.shape)
-        x_t = losses.diffuse(chain, x_0, t, eps)
-        y = y if net.config.num_classes is not None else None
+    def loss(params, images, labels, t, eps, other, drop):
+        x_t = losses.diffuse(chain, images, t, eps)
         output: Any = net.apply(
-            {"params": params}, x_t, t.astype(jnp.float32), y, train=True, rngs={"dropout": drop}
+            {"params": params},
+            x_t,
+            t.astype(jnp.float32),
+            labels,
+            train=True,
+            rngs={"dropout": drop},
         )
-        per_picture = losses.hybrid(chain, output, x_0, x_t, t, eps, prediction)
-        means = jax.tree.map(jnp.mean, per_picture)
+        means = jax.tree.map(jnp.mean, evaluate(output, images, x_t, t, eps, other))
         return means.total, means
 
-    def step(state, images, labels, key):
-        key = jax.random.fold_in(key, state.step)
-        grads, means = jax.grad(loss, has_aux=True)(state.params, key, images, labels)
+    def gradient(whole, *batch):
+        *parts, drop = batch
+        if run.accumulate == 1:
+            return jax.grad(loss, has_aux=True)(whole, *parts, drop)
+
+        def split(a):
+            # Part i takes every n-th picture: each device then keeps those that it has.
+            parts = a.reshape(-1, run.accumulate, *a.shape[1:]).swapaxes(0, 1)
+            rest = PartitionSpec(None, placement.DATA)
+            return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, rest))
+
+        def add(sums, part):
+            i, part = part
+            # One part after the other, also where no loop makes them wait.
+            params, sums = jax.lax.optimization_barrier((whole, sums))
+            found = jax.grad(loss, has_aux=True)(params, *part, jax.random.fold_in(drop, i))
+            return jax.tree.map(jnp.add, sums, found), None
+
+        like = jax.eval_shape(jax.grad(loss, has_aux=True), whole, *parts, drop)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        places = jnp.arange(run.accumulate)
+        split_up = places, jax.tree.map(split, tuple(parts))
+        # XLA's convolutions on CPUs are slow inside loops, by a factor of 30.
+        sums, _ = jax.lax.scan(add, zeros, split_up, unroll=default_device().platform == "cpu")
+        return jax.tree.map(lambda leaf: leaf / run.accumulate, sums)
+
+    def step(state, images, labels):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        # Each draw has a key of its own, so that one more of them leaves the others as they are.
+        seen, time, eps_key, drop, dropped = jax.random.split(key, 5)
+        x_0 = images.astype(jnp.float32) / 127.5 - 1
+        x_0 = look(seen, x_0, run.shift, run.flip)
+        if run.unet.num_classes is None:
+            labels = None
+        elif run.null_label is not None:
+            gone = jax.random.bernoulli(dropped, run.drop_labels, labels.shape)
+            labels = jnp.where(gone, run.null_label, labels)
+        # Stratified times: one in each of `batch` equal parts, whose pictures are in random order.
+        batch = len(x_0)
+        u = (jnp.arange(batch) + jax.random.uniform(time, (batch,))) / batch
+        t = jnp.minimum((u * T).astype(jnp.int32), T - 1)
+        eps, other = noise(eps_key, x_0.shape)
+        spread = [x_0, labels, t, eps, other]
+        spread = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, over), spread)
+
+        grads, means = gradient(state.params, *spread, drop)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
-        return TrainState(state.step + 1, params, ema, opt_state), means
+        ema = tuple(
+            optax.incremental_update(params, average, 1 - _decay(decay, state.step))
+            for decay, average in zip(run.ema, state.ema, strict=True)
+        )
+        state = TrainState(state.step + 1, state.key, params, ema, opt_state)
+        return state, Metrics(means.total, means.mse, means.bound, optax.global_norm(grads))
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if lie is None else (lie, None))
+
+
+def _decay(decay: float, step: jax.Array) -> jax.Array:
+    return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -1,5 +1,7 @@
 """Pytrees on disk, through orbax."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +44,72 @@ def restore(path: str | Path, like: Any) -> Any:
 class Steps:
     """Checkpoints of a training run, by step, the newest `keep` of them.
 
-    A step that was being written when the process died is not there on the next start.
+    They are written while the run goes on. A step that was being written when the process died is
+    not there on the next start.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2):
         Path(directory).mkdir(parents=True, exist_ok=True)
+        self._directory = directory
         self._checkpointer = ocp.training.Checkpointer(
             _absolute(directory),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore
             cleanup_tmp_directories=True,
         )
+        self._writing: tuple[int, Any] | None = None
 
     @property
     def latest(self) -> int | None:
-        """The newest step, or None where there is none yet."""
+        """The newest step that is wholly written, or None where there is none yet."""
+        self._finish()
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state of a step; nothing happens if that step is there already."""
-        if step != self.latest:
-            self._checkpointer.save(step, state, force=True)
+        """Begins to write the state of a step; nothing happens if that step is there already.
+
+        The state may be donated as soon as this returns.
+
+        Raises:
+            OSError: If this step or the one before cannot be written.
+        """
+        if step == self.latest:
+            return
+        with self._said(step):
+            self._writing = step, self._checkpointer.save_async(step, state, force=True)
 
     def restore(self, like: Any) -> Any:
         """Reads the newest step into the structure and shardings of `like`."""
         return self._checkpointer.load(self.latest, _abstract(like))
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._checkpointer.close()
+        """Waits for what is being written.
+
+        Raises:
+            OSError: If it cannot be.
+        """
+        try:
+            self._finish()
+        finally:
+            self._checkpointer.close()
+
+    def _finish(self) -> None:
+        if self._writing is not None:
+            (step, writing), self._writing = self._writing, None
+            with self._said(step):
+                writing.result()
+
+    @contextmanager
+    def _said(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # Orbax and what it writes with raise many kinds, ValueError and RuntimeError among them.
+        except Exception as error:
+            reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+            raise OSError(
+                f"the checkpoint of step {step} cannot be written to {self._directory} "
+                f"({reason[:200]}); make room and start again, from the one before"
+            ) from error
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

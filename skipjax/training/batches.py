@@ -1,0 +1,58 @@
+"""What a run sees, step by step: a grain pipeline whose place is the number of the step."""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from skipjax.training.pictures import Pictures
+
+THREADS, AHEAD = 2, 8  # that read, and batches that they read ahead
+
+
+class Batches(grain.sources.RandomAccessDataSource):
+    """Batch i of pictures that are shuffled anew each time all of them were seen.
+
+    A whole batch is one record, gathered at once: a record for each picture would cost a tenth of
+    a millisecond each, longer than a small network takes to learn from it.
+
+    Args:
+        pictures: Of what.
+        batch: Pictures of a batch on all processes together.
+        seed: What the order follows from.
+        steps: Number of batches.
+        part: Which process this is, and of how many: each reads its own part of a batch.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        batch: int,
+        seed: int,
+        steps: int,
+        part: tuple[int, int] = (0, 1),
+    ):
+        self._pictures, self._batch, self._seed, self._steps = pictures, batch, seed, steps
+        self._mine = np.split(np.arange(batch), part[1])[part[0]]
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """uint8 [B, H, W, C] and labels, int32 [B] or None."""
+        place = i * self._batch + self._mine
+        num = self._pictures.images.shape[0]
+        index = np.empty(len(place), np.int64)
+        for epoch in np.unique(place // num):
+            rng = np.random.default_rng((self._seed, int(epoch)))
+            now = place // num == epoch
+            index[now] = rng.permutation(num)[place[now] % num]
+        labels = self._pictures.labels
+        return self._pictures.images[index], None if labels is None else labels[index]
+
+
+def iterate(batches: Batches, start: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The batches from step `start` on, read ahead by threads."""
+    rest = grain.MapDataset.source(batches)[start:]
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+    return iter(rest.to_iter_dataset(options))

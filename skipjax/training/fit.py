@@ -1,0 +1,160 @@
+"""From pictures to a trained network, resumable at any moment."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from skipjax import placement
+from skipjax.pretrained import Pretrained
+from skipjax.training import batches, folder
+from skipjax.training.pictures import Pictures, check
+from skipjax.training.run import Run
+from skipjax.training.step import TrainState, init, shardings, start_from, train_step
+from skipjax.weights.checkpoint import Steps
+
+OnSample = Callable[[int, Pretrained], None]
+
+
+def fit(
+    run: Run,
+    pictures: Pictures,
+    out: str | Path,
+    *,
+    start: Pretrained | None = None,
+    mesh: Mesh | None = None,
+    on_sample: OnSample | None = None,
+    progress: bool = True,
+) -> TrainState:
+    """Trains, or goes on training, and keeps checkpoints and a log under `out`.
+
+    Killed anywhere and called again with the same arguments, it ends with the same weights: bit
+    by bit on CPUs, and wherever else programs are deterministic.
+
+    Args:
+        run: What to do.
+        pictures: What to learn from.
+        out: Folder of the run: `run.json` (what it is), `steps/` (orbax checkpoints), `log.jsonl`
+            (losses).
+        start: A network to start from; drawn at random unless told.
+        mesh: Devices: pictures are spread over its axis "data", weights, averages and optimiser
+            split over "model"; all devices over "data", unless told.
+        on_sample: Told the step and the averaged network every `run.sample_every` steps.
+        progress: Whether a bar is shown.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        ValueError: If pictures, labels, network, start and mesh do not fit, or `out` holds
+            another run; nothing was written then.
+        FloatingPointError: If loss, gradient or parameters are not finite: says at which step,
+            and the last checkpoint stays as it was.
+        OSError: If a checkpoint cannot be written; the last one stays as it was.
+    """
+    mesh = placement.mesh() if mesh is None else mesh
+    run.divides(mesh, placement.DATA)
+    unet = run.unet
+    labelled = None if unet.num_classes is None else unet.num_classes - bool(run.drop_labels)
+    check(pictures, (unet.image_size, unet.image_size, unet.in_channels), labelled)
+    out = Path(out)
+    folder.claim(out, run, pictures.fingerprint, pictures.class_names)
+    state = init(run) if start is None else start_from(run, _fitting(start, run))
+    lie = shardings(state, mesh)
+    state = jax.device_put(state, lie)
+
+    checkpoints = Steps(folder.steps(out), run.keep)
+    try:
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state)
+        done = int(state.step)
+        with (
+            folder.Log(out, done) as log,
+            tqdm(
+                total=run.steps, initial=done, unit="step", mininterval=1, disable=not progress
+            ) as bar,
+        ):
+            step = train_step(run, mesh, lie)
+            for images, labels in _placed(run, pictures, mesh, done):
+                state, metrics = step(state, images, labels)
+                if jax.default_backend() == "cpu":
+                    # Steps in flight on several CPU devices wait for each other's threads for ever.
+                    jax.block_until_ready(metrics)
+                log.add(metrics)
+                done += 1
+                bar.update()
+                saves = done % run.save_every == 0 or done == run.steps
+                if saves or done % run.log_every == 0:
+                    row = log.write(done, checkpoints.latest)
+                    bar.set_postfix(loss=f"{row['total']:.4f}")
+                if saves:
+                    _refuse_nan(state, done, checkpoints.latest)
+                    checkpoints.save(done, state)
+                samples = run.sample_every and done % run.sample_every == 0
+                if on_sample is not None and samples:
+                    on_sample(done, averaged(run, state, pictures.class_names))
+    finally:
+        checkpoints.close()
+    return state
+
+
+def averaged(run: Run, state: TrainState, class_names: tuple[str, ...] = ()) -> Pretrained:
+    """The network of a state, ready to be sampled from: its first moving average, copied."""
+    params: Any = jax.tree.map(jnp.copy, state.ema[0])
+    return Pretrained(params, run.spec(class_names=class_names))
+
+
+def last(out: str | Path) -> tuple[Run, TrainState, tuple[str, ...]]:
+    """A run that was made in a folder, its newest state, and the names of its classes.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    run, class_names = folder.read(Path(out))
+    checkpoints = Steps(folder.steps(Path(out)), run.keep)
+    try:
+        if checkpoints.latest is None:
+            raise ValueError(f"{out} holds a run without a checkpoint: train it first")
+        return run, checkpoints.restore(jax.eval_shape(lambda: init(run))), class_names
+    finally:
+        checkpoints.close()
+
+
+def _placed(run: Run, pictures: Pictures, mesh: Mesh, done: int) -> Iterator[tuple]:
+    """Images and labels of each step that is left, on their devices."""
+    process = jax.process_index(), jax.process_count()
+    source = batches.Batches(pictures, run.batch, run.seed, run.steps, process)
+    over = NamedSharding(mesh, PartitionSpec(placement.DATA))
+    for batch in batches.iterate(source, done) if done < run.steps else ():
+        yield tuple(
+            None if part is None else jax.make_array_from_process_local_data(over, part)
+            for part in batch
+        )
+
+
+def _fitting(start: Pretrained, run: Run) -> optax.Params:
+    """The params to start from, if they are of the run's network."""
+    if start.spec.unet != run.unet:
+        ours, theirs = asdict(run.unet), asdict(start.spec.unet)
+        faults = [f"{k} is {theirs[k]}, not {ours[k]}" for k in ours if ours[k] != theirs[k]]
+        raise ValueError(f"{start.spec.name} is another network: its {'; '.join(faults)}")
+    return start.params
+
+
+@jax.jit
+def _finite(state: TrainState) -> jax.Array:
+    trees = jax.tree.leaves((state.params, state.ema, state.opt_state))
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in trees]))
+
+
+def _refuse_nan(state: TrainState, done: int, latest: int | None) -> None:
+    if not _finite(state):
+        raise FloatingPointError(
+            f"parameters are not finite after step {done}; {folder.kept(latest)}"
+        )
