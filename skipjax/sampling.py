@@ -46,23 +46,53 @@ def integrate(
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = x.astype(dtype)
     table = jax.tree.map(lambda column: jnp.asarray(column, dtype), plan)
-    older = tuple(jnp.zeros_like(x) for _ in range(plan.history - 1))
 
     def step(carry, row):
-        x, older = carry
         i, row, z = row
-        prediction = denoise(x, Point(row.t, row.alpha, row.sigma))
-        m = _asked(row, prediction).astype(dtype)
-        if z is None:
-            z = gaussian(jax.vmap(jax.random.fold_in, (0, None))(keys, i), x.shape[1:], dtype)
-        history = (m, *older)
-        x = update(row, x, history, z, variance(row, prediction), prediction.gradient)
+        carry = advance(carry, row, i, denoise, keys, z)
         if on_step is not None:
             jax.debug.callback(on_step, i)
-        return (x.astype(dtype), history[: len(older)]), None
+        return carry, None
 
-    (x, _), _ = jax.lax.scan(step, (x, older), (jnp.arange(plan.nfe), table, noise))
+    rows = jnp.arange(plan.nfe), table, noise
+    (x, _), _ = jax.lax.scan(step, (x, no_history(plan, x)), rows)
     return x
+
+
+def no_history(plan: Plan, x: jax.Array) -> tuple[jax.Array, ...]:
+    """What stands for the K - 1 predictions before the first: their weights are 0."""
+    return tuple(jnp.zeros_like(x) for _ in range(plan.history - 1))
+
+
+def advance(
+    carry: tuple[jax.Array, tuple[jax.Array, ...]],
+    row: Plan,
+    i: jax.Array,
+    denoise: Denoise,
+    keys: jax.Array,
+    z: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """A step of `integrate`: calls the network at x_i, and goes on to x_{i+1}.
+
+    Args:
+        carry: x_i [B, ...], and the K - 1 predictions before, newest first.
+        row: Row i of the plan.
+        i: Its index.
+        denoise: Called once.
+        keys: Keys of the pictures, [B].
+        z: Fresh noise; drawn with fold_in(key, i), unless told.
+
+    Returns:
+        x_{i+1}, and the K - 1 newest predictions.
+    """
+    x, older = carry
+    prediction = denoise(x, Point(row.t, row.alpha, row.sigma))
+    m = _asked(row, prediction).astype(x.dtype)
+    if z is None:
+        z = gaussian(jax.vmap(jax.random.fold_in, (0, None))(keys, i), x.shape[1:], x.dtype)
+    history = (m, *older)
+    moved = update(row, x, history, z, variance(row, prediction), prediction.gradient)
+    return moved.astype(x.dtype), history[: len(older)]
 
 
 def update(

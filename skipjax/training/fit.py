@@ -14,6 +14,7 @@ from tqdm import tqdm
 from skipjax import placement
 from skipjax.pretrained import Pretrained
 from skipjax.training import batches, folder
+from skipjax.training.objective import tables
 from skipjax.training.pictures import Pictures, check
 from skipjax.training.run import Run
 from skipjax.training.step import TrainState, init, shardings, start_from, train_step
@@ -66,8 +67,7 @@ def fit(
     out = Path(out)
     folder.claim(out, run, pictures.fingerprint, pictures.class_names)
     state = init(run) if start is None else start_from(run, _fitting(start, run))
-    lie = shardings(state, mesh)
-    state = jax.device_put(state, lie)
+    state = jax.device_put(state, shardings(state, mesh))
 
     checkpoints = Steps(folder.steps(out), run.keep)
     try:
@@ -80,11 +80,11 @@ def fit(
                 total=run.steps, initial=done, unit="step", mininterval=1, disable=not progress
             ) as bar,
         ):
-            step = train_step(run, mesh, lie)
+            step, loss = train_step(run, mesh), tables(run)
             for images, labels in _placed(run, pictures, mesh, done):
-                state, metrics = step(state, images, labels)
+                state, metrics = step(state, loss, images, labels)
                 if jax.default_backend() == "cpu":
-                    # Steps in flight on several CPU devices wait for each other's threads for ever.
+                    # Steps in flight on several CPU devices can wait for each other for ever.
                     jax.block_until_ready(metrics)
                 log.add(metrics)
                 done += 1

@@ -151,8 +151,8 @@ def skip_step(
     other: jax.Array,
     ratio: jax.Array,
     *,
-    skip: int = 9,
-    tau: float = 0.99,
+    skip: jax.typing.ArrayLike = 9,
+    tau: jax.typing.ArrayLike = 0.99,
     form: Form = "released",
 ) -> jax.Array:
     """S^2-DM's loss, in the two forms that `schedules.skip_loss` tells apart.
@@ -178,7 +178,7 @@ def skip_step(
     first = _mean(jnp.square(eps - output))
     second = _mean(jnp.square((other if form == "released" else eps) - _at(ratio, t) * output))
     both = tau * first + (1 - tau) * second
-    return jnp.where(t < skip, first, both) if form == "released" else both
+    return jnp.where(t < skip, first, both) if form == "released" else jnp.asarray(both)
 
 
 def variational_bound(

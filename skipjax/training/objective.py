@@ -1,34 +1,89 @@
 """Which loss a run makes small: chosen by name, and evaluated for a batch of noisy pictures."""
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from skipjax.models import UNetConfig
-from skipjax.schedules import Form, Schedule, skip_ratio, skip_scale
+from skipjax.schedules import skip_ratio, skip_scale
 from skipjax.training import losses
 
 Loss = Literal["mse", "min_snr", "hybrid", "skip_step"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 PREDICTIONS: tuple[losses.Prediction, ...] = get_args(losses.Prediction)
 
-# (output, x_0, x_t, t, eps, other) -> Losses; see `losses.hybrid` and `losses.skip_step`.
-Objective = Callable[..., losses.Losses]
+# Fields of a run that are in the tables: runs that differ in them alone share a program.
+IN_TABLES = ("gamma", "skip", "tau", "form")
 
 
-def objective(
+class Tables(NamedTuple):
+    """The numbers of a loss.
+
+    Attributes:
+        chain: Of the schedule.
+        weight: Of each time's error, float32 [T]; of "min_snr".
+        ratio: c of each time, float32 [T]; of "skip_step", as are the others.
+        tau: Weight of DDPM's loss.
+        skip: Times below it have DDPM's loss alone.
+        independent: Whether the second term's noise is drawn anew.
+    """
+
+    chain: losses.Chain
+    weight: Any = None
+    ratio: Any = None
+    tau: Any = None
+    skip: Any = None
+    independent: Any = None
+
+
+def tables(run: Any) -> Tables:
+    """The numbers of a run's loss.
+
+    Raises:
+        ValueError: For a loss that is not known, a number out of range, or "skip_step" of what is
+            not eps.
+    """
+    loss, prediction, schedule = run.loss, run.prediction, run.process
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
+    if prediction not in PREDICTIONS:
+        raise ValueError(
+            f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}"
+        )
+    chain = losses.chain(schedule)
+    if loss == "min_snr":
+        if not run.gamma > 0:
+            raise ValueError(f"gamma is {run.gamma}: it must be above 0")
+        return Tables(chain, losses.min_snr_weight(schedule, prediction, run.gamma))
+    if loss != "skip_step":
+        return Tables(chain)
+    if prediction != "eps":
+        raise ValueError(f"S^2-DM's loss is about eps, and prediction is {prediction!r}")
+    skip_scale(schedule, run.skip, run.tau, run.form)  # refuses what is out of range
+    released = run.form == "released"
+    return Tables(
+        chain,
+        None,
+        jnp.asarray(skip_ratio(schedule, run.skip), jnp.float32),
+        jnp.float32(run.tau),
+        jnp.int32(run.skip if released else 0),
+        jnp.asarray(released),
+    )
+
+
+def evaluate(
     loss: Loss,
     prediction: losses.Prediction,
-    schedule: Schedule,
-    *,
-    gamma: float = 5.0,
-    skip: int = 9,
-    tau: float = 0.99,
-    form: Form = "released",
-) -> Objective:
-    """The loss of a name, as a function of what the network said.
+    tables: Tables,
+    output: jax.Array,
+    x_0: jax.Array,
+    x_t: jax.Array,
+    t: jax.Array,
+    eps: jax.Array,
+    other: jax.Array,
+) -> losses.Losses:
+    """The loss of a name, per picture, of what a network said.
 
     - "mse": mean (target - output)^2, of eps, x_0 or v
     - "min_snr": the same, weighted by `losses.min_snr_weight`
@@ -38,50 +93,26 @@ def objective(
     Args:
         loss: The name.
         prediction: What the network predicts: "eps", "x_0" or "v".
-        schedule: The forward process.
-        gamma: Largest SNR that "min_snr" tells from larger ones.
-        skip: Steps that "skip_step" jumps over.
-        tau: Weight of DDPM's loss in "skip_step", in (0, 1].
-        form: Of "skip_step": "released" or "paper".
-
-    Raises:
-        ValueError: For another name, a number out of range, or "skip_step" of what is not eps.
+        tables: The loss's numbers.
+        output: What it said, [B, H, W, C] or, of "hybrid", [B, H, W, 2C].
+        x_0: Pictures, [B, H, W, C] in [-1, 1].
+        x_t: Noisy pictures, [B, H, W, C].
+        t: Times, int [B] in 0 .. T-1.
+        eps: The noise in x_t, [B, H, W, C].
+        other: Noise that is independent of x_t, [B, H, W, C].
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
-    if prediction not in PREDICTIONS:
-        raise ValueError(
-            f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}"
-        )
-    chain = losses.chain(schedule)
     if loss == "hybrid":
-
-        def hybrid(output, x_0, x_t, t, eps, other):
-            return losses.hybrid(chain, output, x_0, x_t, t, eps, prediction)
-
-        return hybrid
-    if loss == "skip_step":
-        if prediction != "eps":
-            raise ValueError(f"S^2-DM's loss is about eps, and prediction is {prediction!r}")
-        skip_scale(schedule, skip, tau, form)  # refuses what is out of range
-        ratio = jnp.asarray(skip_ratio(schedule, skip), jnp.float32)
-
-        def skip_step(output, x_0, x_t, t, eps, other):
-            mse = losses.mse(chain, output, x_0, t, eps)
-            total = losses.skip_step(output, t, eps, other, ratio, skip=skip, tau=tau, form=form)
-            return losses.Losses(total, mse)
-
-        return skip_step
-    if not gamma > 0:
-        raise ValueError(f"gamma is {gamma}: it must be above 0")
-    weight = losses.min_snr_weight(schedule, prediction, gamma)
-
-    def mse(output, x_0, x_t, t, eps, other):
-        mse = losses.mse(chain, output, x_0, t, eps, prediction)
-        total = weight[t] * mse if loss == "min_snr" else mse
-        return losses.Losses(total, mse)
-
-    return mse
+        return losses.hybrid(tables.chain, output, x_0, x_t, t, eps, prediction)
+    mse = losses.mse(tables.chain, output, x_0, t, eps, prediction)
+    if loss == "mse":
+        return losses.Losses(mse, mse)
+    if loss == "min_snr":
+        return losses.Losses(tables.weight[t] * mse, mse)
+    other = jnp.where(tables.independent, other, eps)
+    total = losses.skip_step(
+        output, t, eps, other, tables.ratio, skip=tables.skip, tau=tables.tau, form="released"
+    )
+    return losses.Losses(total, mse)
 
 
 def out_channels(loss: Loss, in_channels: int) -> int:

@@ -1,7 +1,7 @@
 """What fixes a training run, apart from its pictures."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -10,7 +10,7 @@ from skipjax.models import UNetConfig
 from skipjax.pretrained import SCHEDULES, Spec
 from skipjax.schedules import Form, Schedule
 from skipjax.training import losses
-from skipjax.training.objective import Loss, check, objective
+from skipjax.training.objective import Loss, check, tables
 
 # May change when a run goes on: how long, and what is kept of it on the way.
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
@@ -115,7 +115,7 @@ class Run:
             )
         check(self.loss, self.unet)
         self.spec()  # refuses a schedule or prediction that is not known
-        self.objective()
+        tables(self)  # refuses numbers of the loss
 
     @property
     def process(self) -> Schedule:
@@ -127,18 +127,6 @@ class Run:
         """The label that stands for none, where labels are dropped."""
         classes = self.unet.num_classes
         return classes - 1 if self.drop_labels and classes else None
-
-    def objective(self) -> Any:
-        """The loss: see `objective.objective`."""
-        return objective(
-            self.loss,
-            self.prediction,
-            self.process,
-            gamma=self.gamma,
-            skip=self.skip,
-            tau=self.tau,
-            form=self.form,
-        )
 
     def spec(self, name: str = "trained", class_names: tuple[str, ...] = ()) -> Spec:
         """What sampling has to know of the network."""

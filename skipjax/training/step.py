@@ -1,7 +1,8 @@
 """One step of training, as a pure function of state and data."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +15,9 @@ from skipjax.models import example, network
 from skipjax.models.device import default_device
 from skipjax.training import losses
 from skipjax.training.augment import look
-from skipjax.training.objective import noise
+from skipjax.training.objective import IN_TABLES, evaluate, noise
 from skipjax.training.optimiser import learning_rate, optimiser
-from skipjax.training.run import Run
+from skipjax.training.run import MAY_CHANGE, Run
 
 
 class TrainState(NamedTuple):
@@ -42,7 +43,7 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array  # before it is clipped
 
 
-Step = Callable[[TrainState, jax.Array, jax.Array | None], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 
 def adam(run: Run) -> optax.GradientTransformation:
@@ -74,24 +75,34 @@ def shardings(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda leaf: placement.split(mesh, leaf.shape), state)
 
 
-def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
-    """Builds `step(state, images, labels) -> (state, metrics)`, compiled.
+def train_step(run: Run, mesh: Mesh) -> Step:
+    """Builds `step(state, tables, images, labels) -> (state, metrics)`, compiled.
 
-    `images` uint8 [B, H, W, C] and `labels`, int [B] or None, lie over the "data" axis of the
-    mesh; the state is donated. Each moving average's decay grows with the steps, min(decay,
-    (1 + step) / (10 + step)), so that the start is forgotten.
+    `tables` is what `objective.tables` makes of the run; `images`, uint8 [B, H, W, C], and
+    `labels`, int [B] or None, lie over the "data" axis of the mesh; the state is donated. Each
+    moving average's decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the
+    start is forgotten.
+
+    Runs that differ in nothing but their seed and the numbers of their loss share one program.
 
     Args:
         run: What to do.
         mesh: With axes "data" and "model".
-        lie: Shardings of the state after a step; wherever the compiler puts it, unless told.
     """
-    net, tx, evaluate = network(run.unet, run.dtype), adam(run), run.objective()
-    chain, T = losses.chain(run.process), run.T
+    same = {
+        name: getattr(Run, name) for name in (*MAY_CHANGE, *IN_TABLES, "seed") if name != "steps"
+    }
+    return _train_step(replace(run, **same), mesh)
+
+
+@lru_cache(maxsize=8)
+def _train_step(run: Run, mesh: Mesh) -> Step:
+    net, tx, T = network(run.unet, run.dtype), adam(run), run.T
+    lie = shardings(jax.eval_shape(lambda: init(run)), mesh)
     over = NamedSharding(mesh, PartitionSpec(placement.DATA))
 
-    def loss(params, images, labels, t, eps, other, drop):
-        x_t = losses.diffuse(chain, images, t, eps)
+    def loss(params, tables, images, labels, t, eps, other, drop):
+        x_t = losses.diffuse(tables.chain, images, t, eps)
         output: Any = net.apply(
             {"params": params},
             x_t,
@@ -100,13 +111,14 @@ def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
             train=True,
             rngs={"dropout": drop},
         )
-        means = jax.tree.map(jnp.mean, evaluate(output, images, x_t, t, eps, other))
+        said = evaluate(run.loss, run.prediction, tables, output, images, x_t, t, eps, other)
+        means = jax.tree.map(jnp.mean, said)
         return means.total, means
 
-    def gradient(whole, *batch):
+    def gradient(whole, tables, *batch):
         *parts, drop = batch
         if run.accumulate == 1:
-            return jax.grad(loss, has_aux=True)(whole, *parts, drop)
+            return jax.grad(loss, has_aux=True)(whole, tables, *parts, drop)
 
         def split(a):
             # Part i takes every n-th picture: each device then keeps those that it has.
@@ -118,10 +130,12 @@ def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
             i, part = part
             # One part after the other, also where no loop makes them wait.
             params, sums = jax.lax.optimization_barrier((whole, sums))
-            found = jax.grad(loss, has_aux=True)(params, *part, jax.random.fold_in(drop, i))
+            found = jax.grad(loss, has_aux=True)(
+                params, tables, *part, jax.random.fold_in(drop, i)
+            )
             return jax.tree.map(jnp.add, sums, found), None
 
-        like = jax.eval_shape(jax.grad(loss, has_aux=True), whole, *parts, drop)
+        like = jax.eval_shape(jax.grad(loss, has_aux=True), whole, tables, *parts, drop)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
         places = jnp.arange(run.accumulate)
         split_up = places, jax.tree.map(split, tuple(parts))
@@ -129,7 +143,7 @@ def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
         sums, _ = jax.lax.scan(add, zeros, split_up, unroll=default_device().platform == "cpu")
         return jax.tree.map(lambda leaf: leaf / run.accumulate, sums)
 
-    def step(state, images, labels):
+    def step(state, tables, images, labels):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # Each draw has a key of its own, so that one more of them leaves the others as they are.
         seen, time, eps_key, drop, dropped = jax.random.split(key, 5)
@@ -148,7 +162,7 @@ def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
         spread = [x_0, labels, t, eps, other]
         spread = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, over), spread)
 
-        grads, means = gradient(state.params, *spread, drop)
+        grads, means = gradient(state.params, tables, *spread, drop)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = tuple(
@@ -158,7 +172,7 @@ def train_step(run: Run, mesh: Mesh, lie: TrainState | None = None) -> Step:
         state = TrainState(state.step + 1, state.key, params, ema, opt_state)
         return state, Metrics(means.total, means.mse, means.bound, optax.global_norm(grads))
 
-    return jax.jit(step, donate_argnums=0, out_shardings=None if lie is None else (lie, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(lie, None))
 
 
 def _decay(decay: float, step: jax.Array) -> jax.Array:
