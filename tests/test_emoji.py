@@ -10,6 +10,7 @@ pytest.importorskip("PIL", reason="needs Pillow")
 from PIL import ImageFont, features  # noqa: E402
 
 from skipjax.training import emoji  # noqa: E402
+from skipjax.training.pictures import Pictures, held_out  # noqa: E402
 
 MISSING = [path for path in (emoji.FONT, emoji.EMOJI_TEST) if not Path(path).is_file()]
 needs_font = pytest.mark.skipif(
@@ -178,12 +179,12 @@ def some_pictures():
     images = np.random.default_rng(0).integers(0, 256, (90, 4, 4, 3), dtype=np.uint8)
     images[1] = images[0]  # a twin
     labels = np.repeat(np.arange(3, dtype=np.int32), [20, 30, 40])
-    return emoji.Pictures(images, labels, tuple(f"{i}" for i in range(90)), ("a", "b", "c"))
+    return Pictures(images, labels, tuple(f"{i}" for i in range(90)), ("a", "b", "c"))
 
 
 def test_held_out_takes_a_tenth_of_every_class():
     pictures = some_pictures()
-    train, held = emoji.held_out(pictures)
+    train, held = held_out(pictures)
     assert np.bincount(held.labels).tolist() == [2, 3, 4]
     assert not set(train.names) & set(held.names)
     assert sorted(train.names + held.names) == sorted(pictures.names)
@@ -195,25 +196,25 @@ def test_held_out_takes_a_tenth_of_every_class():
 
 
 def test_held_out_depends_on_the_seed_alone():
-    first, again, other = (emoji.held_out(some_pictures(), seed=seed)[1] for seed in (0, 0, 1))
+    first, again, other = (held_out(some_pictures(), seed=seed)[1] for seed in (0, 0, 1))
     assert first.names == again.names != other.names
 
 
 def test_held_out_keeps_twins_in_train():
     for seed in range(20):
-        train, _ = emoji.held_out(some_pictures(), fraction=0.8, seed=seed)
+        train, _ = held_out(some_pictures(), fraction=0.8, seed=seed)
         assert {"0", "1"} <= set(train.names)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])
 def test_held_out_refuses_other_fractions(fraction):
     with pytest.raises(ValueError, match="fraction"):
-        emoji.held_out(some_pictures(), fraction)
+        held_out(some_pictures(), fraction)
 
 
 @needs_font
 def test_held_out_of_the_real_set(pictures):
-    train, held = emoji.held_out(pictures)
+    train, held = held_out(pictures)
     share = np.bincount(held.labels) / np.bincount(pictures.labels)
     np.testing.assert_allclose(share, 0.1, atol=0.006)
     seen = {image.tobytes() for image in train.images}

@@ -32,14 +32,15 @@ MAY_IMPORT = {
     "progress": set(),
     "pretrained": {"models", "schedules"},
     "weights": {"models", "schedules", "pretrained", "files", "placement"},
-    "training": NETWORKS,
+    "training": NETWORKS | {"files", "placement"},
     "evaluation": NETWORKS | SAMPLERS | TOOLS,
     "generation": {"models", "pretrained"} | SAMPLERS,
     "request": {"schedules", "grids", "plans", "pretrained", "generation"},
     "api": BELOW_API,
     "compiled": BELOW_API | {"api"},
     "jobs": BELOW_API | {"api", "compiled"},
-    "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation"},
+    "study": BELOW_API | {"training", "evaluation"},
+    "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation", "training", "study"},
     "__init__": BELOW_API | {"api", "adaptive", "jobs"},
 }
 # Packages that one part of the package keeps from the others.

@@ -1,7 +1,7 @@
 """How the checkpoint emoji32 is made: 1,870 emoji of Noto Color Emoji, 32x32, in 9 classes.
 
     apt-get install fonts-noto-color-emoji unicode-data libraqm0
-    pip install -e .
+    pip install -e '.[train]'
     python checkpoints/emoji32/recipe.py train --out runs/emoji32
     python checkpoints/emoji32/recipe.py publish --run runs/emoji32 --out checkpoints/emoji32
 
@@ -14,25 +14,23 @@ them all:
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
 import skipjax
 from skipjax import Pretrained, Spec, evaluation
 from skipjax.denoisers import Point
-from skipjax.models import UNet, UNetConfig
-from skipjax.training import emoji, step
-from skipjax.training.run import Run, fit
-from skipjax.training.step import TrainState
+from skipjax.models import UNetConfig
+from skipjax.training import emoji
+from skipjax.training.fit import fit, last
+from skipjax.training.pictures import Pictures, held_out
+from skipjax.training.run import Run
 from skipjax.weights import folders
-from skipjax.weights.checkpoint import Steps
 
 # Light where pictures are large, wide where they are small: two CPU cores train it at 50 pictures
 # a second.
@@ -49,7 +47,16 @@ UNET = UNetConfig(
     num_head_channels=32,
     use_scale_shift_norm=True,
 )
-RUN = Run(UNET, prediction="v", steps=8_500, batch=32, rate=8e-4)
+RUN = Run(
+    unet=UNET,
+    prediction="v",
+    loss="hybrid",
+    steps=8_500,
+    batch=32,
+    rate=8e-4,
+    flip=True,
+    shift=2,
+)
 COMMAND = "python checkpoints/emoji32/recipe.py train --out runs/emoji32"
 SAMPLES, SKIP, BATCH = 2_000, 20, 100  # of the measurements; the sheet is drawn with SKIP too
 DATA = (
@@ -61,16 +68,8 @@ DATA = (
 
 def train(out: Path, run: Run = RUN, start: str | None = None) -> None:
     """Trains on 90 % of the pictures, or goes on; `start` is a checkpoint to begin with."""
-    pictures, _ = emoji.held_out(emoji.render(run.unet.image_size))
-    fit(run, pictures.images, pictures.labels, out, start and skipjax.load(start).params)
-
-
-def last(run: Path) -> TrainState:
-    """The newest state of a run."""
-    settings = json.loads((run / "run.json").read_text())
-    net, adam = UNet(UNetConfig(**settings["unet"])), step.optimiser(optax.constant_schedule(0.0))
-    like = jax.eval_shape(lambda: step.init(net, adam, jax.random.key(0)))
-    return Steps(run / "steps").restore(like)
+    pictures, _ = held_out(emoji.render(run.unet.image_size))
+    fit(run, pictures, out, start=start and skipjax.load(start))
 
 
 def publish(run: Path, out: Path, commands: tuple[str, ...] = (COMMAND,), lacks: str = "") -> None:
@@ -82,13 +81,11 @@ def publish(run: Path, out: Path, commands: tuple[str, ...] = (COMMAND,), lacks:
         commands: The command lines that trained it, in order.
         lacks: What is known to be wrong with it.
     """
-    settings = json.loads((run / "run.json").read_text())
-    unet, state = UNetConfig(**settings.pop("unet")), last(run)
-    seen, held = emoji.held_out(emoji.render(unet.image_size))
-    spec = Spec(
-        "emoji32", unet, "linear", settings.pop("T"), settings.pop("prediction"), seen.class_names
-    )
-    params = Pretrained(state.ema, spec)
+    trained, state, _ = last(run)
+    unet, ema = trained.unet, state.ema[0]
+    seen, held = held_out(emoji.render(unet.image_size))
+    spec = Spec("emoji32", unet, trained.schedule, trained.T, trained.prediction, seen.class_names)
+    params = Pretrained(ema, spec)
     sheet = skipjax.sample(params, jax.random.key(0), num=64, skip=SKIP)
     card = dataclasses.asdict(spec) | {
         "data": DATA,
@@ -97,17 +94,17 @@ def publish(run: Path, out: Path, commands: tuple[str, ...] = (COMMAND,), lacks:
             "commands": commands,
             "pictures": len(seen.labels),
             "steps_done": int(state.step),
-            **settings,
+            **{k: v for k, v in dataclasses.asdict(trained).items() if k != "unet"},
         },
         "measured": measure(params, seen, held),
         "lacks": lacks,
     }
     shutil.rmtree(out / "params", ignore_errors=True)
-    folders.save(out, state.ema, card, np.float16)
+    folders.save(out, ema, card, np.float16)
     skipjax.grid(sheet, 8).save(out / "samples.png")
 
 
-def measure(params: Pretrained, seen: emoji.Pictures, held: emoji.Pictures) -> dict:
+def measure(params: Pretrained, seen: Pictures, held: Pictures) -> dict:
     """The figures of the card; samples are drawn with the training set's mix of classes."""
     train, unseen = as_float(seen.images), as_float(held.images)
     labels = np.random.default_rng(0).choice(seen.labels, SAMPLES)

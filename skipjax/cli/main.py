@@ -14,6 +14,7 @@ from skipjax.cli.convert import Convert
 from skipjax.cli.describe import Info, Plans
 from skipjax.cli.generate import Export, Generate, Verify
 from skipjax.cli.sample import Sample
+from skipjax.cli.train import Study, Train
 from skipjax.jobs import Lost
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -63,7 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
             | Annotated[Export, tyro.conf.subcommand("export")]
             | Annotated[Plans, tyro.conf.subcommand("plans")]
             | Annotated[Info, tyro.conf.subcommand("info")]
-            | Annotated[Convert, tyro.conf.subcommand("convert")],
+            | Annotated[Convert, tyro.conf.subcommand("convert")]
+            | Annotated[Train, tyro.conf.subcommand("train")]
+            | Annotated[Study, tyro.conf.subcommand("study")],
             prog="skipjax",
             args=arguments,
             description=ABOUT,

@@ -107,7 +107,7 @@ def study(data: Data, **changes) -> Study:
     unet = UNetConfig(**_ENCODER | shape, out_channels=shape["in_channels"], num_classes=classes)
     classifier = ClassifierConfig(**_ENCODER | shape, out_channels=classes, pool="adaptive")
     base = Run(
-        unet,
+        unet=unet,
         loss="skip_step",
         tau=1.0,
         steps=3000,

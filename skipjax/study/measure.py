@@ -13,10 +13,10 @@ from skipjax.denoisers import Point
 from skipjax.evaluation import features as distances
 from skipjax.generation import denoiser
 from skipjax.pretrained import Pretrained
-from skipjax.study import classify, design
+from skipjax.study import design
 from skipjax.study.design import Study, Unit
 from skipjax.study.draw import draw
-from skipjax.training import losses
+from skipjax.training import classify, losses
 from skipjax.training.pictures import Pictures
 
 SHOWN = 8  # pictures kept of each cell

@@ -12,8 +12,9 @@ import numpy as np
 from skipjax.checks import whole
 from skipjax.files import pending
 from skipjax.models import example, network
-from skipjax.study import classify, design, measure
+from skipjax.study import design, measure
 from skipjax.study.design import Study, Unit
+from skipjax.training import classify
 from skipjax.training.fit import averaged, fit
 from skipjax.training.pictures import Pictures
 from skipjax.weights import checkpoint

@@ -1,8 +1,8 @@
 """What a run sees, step by step: a grain pipeline whose place is the number of the step."""
 
 from collections.abc import Iterator
+from typing import Any
 
-import grain
 import numpy as np
 
 from skipjax.training.pictures import Pictures
@@ -10,7 +10,7 @@ from skipjax.training.pictures import Pictures
 THREADS, AHEAD = 2, 8  # that read, and batches that they read ahead
 
 
-class Batches(grain.sources.RandomAccessDataSource):
+class Batches:
     """Batch i of pictures that are shuffled anew each time all of them were seen.
 
     A whole batch is one record, gathered at once: a record for each picture would cost a tenth of
@@ -22,6 +22,9 @@ class Batches(grain.sources.RandomAccessDataSource):
         seed: What the order follows from.
         steps: Number of batches.
         part: Which process this is, and of how many: each reads its own part of a batch.
+
+    Raises:
+        ValueError: If grain, which reads them ahead, is not installed.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Batches(grain.sources.RandomAccessDataSource):
         steps: int,
         part: tuple[int, int] = (0, 1),
     ):
+        _grain()
         self._pictures, self._batch, self._seed, self._steps = pictures, batch, seed, steps
         self._mine = np.split(np.arange(batch), part[1])[part[0]]
 
@@ -53,6 +57,17 @@ class Batches(grain.sources.RandomAccessDataSource):
 
 def iterate(batches: Batches, start: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """The batches from step `start` on, read ahead by threads."""
+    grain = _grain()
     rest = grain.MapDataset.source(batches)[start:]
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
     return iter(rest.to_iter_dataset(options))
+
+
+def _grain() -> Any:
+    try:
+        import grain
+    except ImportError:
+        raise ValueError(
+            "training reads pictures with grain: pip install 'skipjax[train]'"
+        ) from None
+    return grain

@@ -64,6 +64,8 @@ def fit(
     unet = run.unet
     labelled = None if unet.num_classes is None else unet.num_classes - bool(run.drop_labels)
     check(pictures, (unet.image_size, unet.image_size, unet.in_channels), labelled)
+    process = jax.process_index(), jax.process_count()
+    source = batches.Batches(pictures, run.batch, run.seed, run.steps, process)
     out = Path(out)
     folder.claim(out, run, pictures.fingerprint, pictures.class_names)
     state = init(run) if start is None else start_from(run, _fitting(start, run))
@@ -81,7 +83,7 @@ def fit(
             ) as bar,
         ):
             step, loss = train_step(run, mesh), tables(run)
-            for images, labels in _placed(run, pictures, mesh, done):
+            for images, labels in _placed(source, mesh, done):
                 state, metrics = step(state, loss, images, labels)
                 if jax.default_backend() == "cpu":
                     # Steps in flight on several CPU devices can wait for each other for ever.
@@ -126,12 +128,10 @@ def last(out: str | Path) -> tuple[Run, TrainState, tuple[str, ...]]:
         checkpoints.close()
 
 
-def _placed(run: Run, pictures: Pictures, mesh: Mesh, done: int) -> Iterator[tuple]:
+def _placed(source: batches.Batches, mesh: Mesh, done: int) -> Iterator[tuple]:
     """Images and labels of each step that is left, on their devices."""
-    process = jax.process_index(), jax.process_count()
-    source = batches.Batches(pictures, run.batch, run.seed, run.steps, process)
     over = NamedSharding(mesh, PartitionSpec(placement.DATA))
-    for batch in batches.iterate(source, done) if done < run.steps else ():
+    for batch in batches.iterate(source, done) if done < len(source) else ():
         yield tuple(
             None if part is None else jax.make_array_from_process_local_data(over, part)
             for part in batch

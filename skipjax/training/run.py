@@ -16,12 +16,11 @@ from skipjax.training.objective import Loss, check, tables
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything that fixes a run but the pictures.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that fixes a run but the pictures and the network.
 
     Args:
-        unet: The network.
         schedule: The forward process: a name that `Spec` knows.
         T: Number of training times.
         prediction: What the network predicts: "eps", "x_0" or "v".
@@ -50,12 +49,8 @@ class Run:
         keep: Checkpoints kept, the newest.
         log_every: Steps between lines of the log.
         sample_every: Steps between samples; 0 for none.
-
-    Raises:
-        ValueError: For a value out of range, or a network that does not suit the loss.
     """
 
-    unet: UNetConfig
     schedule: str = "linear"
     T: int = 1000
     prediction: losses.Prediction = "eps"
@@ -82,6 +77,20 @@ class Run:
     keep: int = 2
     log_every: int = 50
     sample_every: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+    """Everything that fixes a run but the pictures: its settings, and the network.
+
+    Args:
+        unet: The network.
+
+    Raises:
+        ValueError: For a value out of range, or a network that does not suit the loss.
+    """
+
+    unet: UNetConfig
 
     def __post_init__(self):
         if isinstance(self.unet, dict):  # as JSON has it

@@ -61,7 +61,7 @@ def train(
     state = tx.init(params)
     for i, batch in enumerate(iterate(Batches(pictures, BATCH, 0, steps), 0)):
         params, state = step(params, state, jax.random.fold_in(key, i), *batch)
-    named = np.argmax(_by_blocks(_logits, config, params, held.images), axis=1)
+    named = np.argmax(_by_blocks(_logits, config, params, np.asarray(held.images)), axis=1)
     return Trained(params, float(np.mean(named == held.labels)))
 
 

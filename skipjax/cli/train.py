@@ -1,0 +1,192 @@
+"""Training of a network of one's own, and the study of two papers' claims."""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from skipjax import api, images, placement
+from skipjax.files import pending, pending_folder
+from skipjax.models import UNetConfig
+from skipjax.pretrained import Pretrained
+from skipjax.study import design, results
+from skipjax.study import run as run_study
+from skipjax.training import folder
+from skipjax.training.fit import averaged, fit
+from skipjax.training.objective import out_channels
+from skipjax.training.pictures import Pictures, held_out
+from skipjax.training.run import Run, Settings
+from skipjax.training.sources import read
+from skipjax.weights import folders
+
+
+@dataclass
+class Train:
+    """Train a network, or go on training: started again with the same line, a run goes on."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """emoji, digits, a folder with pictures (folders in it are classes), or an .npz with arr_0
+    (uint8, NHWC) and arr_1 (labels)."""
+    out: Path
+    """Folder of the run: run.json, steps/, log.jsonl, samples/, loss.png, and at the end
+    checkpoint/, which `skipjax sample --checkpoint` takes."""
+    settings: Annotated[Settings, tyro.conf.OmitArgPrefixes] = field(default_factory=Settings)
+    start: str | None = None
+    """Checkpoint to start from; network, schedule and prediction are then its own."""
+    unet: Path | None = None
+    """.json with arguments of UNetConfig, instead of the six options that follow."""
+    model_channels: int = 64
+    """Base width."""
+    channel_mult: tuple[float, ...] = (1, 2, 2)
+    """Width of each level, in units of model_channels."""
+    num_res_blocks: int = 1
+    """Residual blocks of a level."""
+    attention_resolutions: tuple[int, ...] = (4,)
+    """Downsampling factors at which attention is used."""
+    num_head_channels: int = 32
+    """Channels of an attention head."""
+    dropout: float = 0.0
+    """Rate inside residual blocks."""
+    size: int | None = None
+    """Side in pixels that pictures of a folder are scaled to; emoji are 32, unless told."""
+    mode: Literal["RGB", "L"] | None = None
+    """What pictures of a folder are turned into."""
+    unlabelled: bool = False
+    """Leave classes out."""
+    hold_out: float = 0.0
+    """Part of each class that is left out; of pictures in memory alone."""
+    split: int = 1
+    """Devices that weights, averages and optimiser are split over; pictures go over the rest."""
+    sample_plan: str = "ddim"
+    """What samples are drawn with, every --sample-every steps."""
+    sample_nfe: int = 50
+    """Network calls of those samples."""
+
+    def __call__(self) -> None:
+        """Trains, and writes a checkpoint."""
+        pictures = read(self.data, self.size, self.mode)
+        if self.unlabelled:
+            pictures = pictures._replace(labels=None, class_names=())
+        if self.hold_out:
+            pictures, _ = held_out(pictures, self.hold_out)
+        start = None if self.start is None else api.load(self.start)
+        if start is not None and not isinstance(start, Pretrained):
+            raise ValueError(f"{self.start} is a classifier: it draws no pictures")
+        run = self._run(pictures, start)
+        mesh = placement.mesh(model=self.split)
+        state = fit(run, pictures, self.out, start=start, mesh=mesh, on_sample=self._sample)
+        trained = averaged(run, state, pictures.class_names)
+        checkpoint = self._save(run, trained, pictures)
+        print(f"{int(state.step)} steps of {run.batch} pictures. Saved: {checkpoint}")
+
+    def _run(self, pictures: Pictures, start: Pretrained | None) -> Run:
+        settings = dataclasses.asdict(self.settings)
+        if start is not None:
+            spec = start.spec
+            if not isinstance(spec.schedule, str):
+                raise ValueError(f"{spec.name} has betas of its own: only named schedules train")
+            own = {"schedule": spec.schedule, "T": spec.T, "prediction": spec.prediction}
+            if spec.unet.out_channels == 2 * spec.unet.in_channels:
+                own["loss"] = "hybrid"
+            return Run(**settings | own, unet=spec.unet)
+        _, size, _, channels = pictures.images.shape
+        classes = len(pictures.class_names) + bool(self.settings.drop_labels)
+        own = {
+            "image_size": size,
+            "in_channels": channels,
+            "out_channels": out_channels(self.settings.loss, channels),
+            "num_classes": classes if pictures.labels is not None else None,
+        }
+        if self.unet is not None:
+            return Run(**settings, unet=_unet(self.unet, own))
+        names = ("model_channels", "channel_mult", "num_res_blocks", "attention_resolutions")
+        names += ("num_head_channels", "dropout")
+        shape = {name: getattr(self, name) for name in names}
+        unet = UNetConfig(**own, **shape, use_scale_shift_norm=True, resblock_updown=True)
+        if size % unet.factor:
+            raise ValueError(
+                f"pictures of {size} pixels do not halve {len(unet.channel_mult) - 1} times: give "
+                "another --size, or fewer levels in --channel-mult"
+            )
+        return Run(**settings, unet=unet)
+
+    def _sample(self, step: int, params: Pretrained) -> None:
+        drawn = api.sample(
+            params, jax.random.key(0), plan=self.sample_plan, steps=self.sample_nfe, num=16
+        )
+        (self.out / "samples").mkdir(exist_ok=True)
+        with pending(self.out / "samples" / f"{step:08d}.png") as temporary:
+            images.grid(drawn).save(temporary)
+
+    def _save(self, run: Run, trained: Pretrained, pictures: Pictures) -> Path:
+        """The checkpoint's folder, written anew; and a picture of the log, where it can be."""
+        try:
+            folder.plot(self.out).savefig(self.out / "loss.png")
+        except ImportError:
+            print("No picture of the losses: pip install 'skipjax[plot]'")
+        path = self.out / "checkpoint"
+        shutil.rmtree(path, ignore_errors=True)
+        card = dataclasses.asdict(trained.spec) | {
+            "data": f"{self.data}: {pictures.images.shape[0]} pictures, {pictures.fingerprint}",
+            "training": {k: v for k, v in dataclasses.asdict(run).items() if k != "unet"},
+        }
+        with pending_folder(path) as temporary:
+            folders.save(temporary, trained.params, card, jnp.float32)
+        return path
+
+
+@dataclass
+class Study:
+    """Measure the claims of skipped-step sampling and S^2-DM on small networks that it trains."""
+
+    data: Annotated[Literal["digits", "emoji"], tyro.conf.Positional]
+    """Which data set."""
+    out: Path
+    """Folder of the study; started again with the same line, it goes on."""
+    results: Path | None = None
+    """File to put the results together in, such as digits.json; results.json in `out`, unless
+    told."""
+    seeds: int = 3
+    """Networks of each kind."""
+    steps: int = 1500
+    """Steps that each is trained for."""
+    batch: int = 128
+    """Pictures of a step."""
+    classifier_steps: int = 1500
+    """Steps that the classifier is trained for, whose features samples are compared by."""
+    pictures: int = 500
+    """Pictures of each cell of up to 100 calls."""
+    many: int = 100
+    """Pictures of each cell of more calls."""
+    nfe: tuple[int, ...] = design.NFE
+    """Numbers of network calls."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What networks compute in."""
+    worker: int = 0
+    """Which of several processes this is, that share `out`."""
+    num_workers: int = 1
+    """How many there are."""
+
+    def __call__(self) -> None:
+        """Runs what is not done yet, and puts the results together."""
+        names = ("seeds", "steps", "batch", "classifier_steps", "pictures", "many", "nfe", "dtype")
+        study = design.study(self.data, **{name: getattr(self, name) for name in names})
+        run_study(study, self.out, self.worker, self.num_workers)
+        path = self.results or self.out / "results.json"
+        results.write(path, results.gather(study, self.out))
+        print(f"Saved: {path}")
+
+
+def _unet(path: Path, own: dict[str, Any]) -> UNetConfig:
+    """The network of a .json; what the data say stands unless the file says otherwise."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return UNetConfig(**own | found)
+    except (OSError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no arguments of UNetConfig ({error})") from None
