@@ -67,8 +67,9 @@ def fit(
     process = jax.process_index(), jax.process_count()
     source = batches.Batches(pictures, run.batch, run.seed, run.steps, process)
     out = Path(out)
+    params = None if start is None else _fitting(start, run)
     folder.claim(out, run, pictures.fingerprint, pictures.class_names)
-    state = init(run) if start is None else start_from(run, _fitting(start, run))
+    state = init(run) if params is None else start_from(run, params)
     state = jax.device_put(state, shardings(state, mesh))
 
     checkpoints = Steps(folder.steps(out), run.keep)
@@ -93,10 +94,10 @@ def fit(
                 bar.update()
                 saves = done % run.save_every == 0 or done == run.steps
                 if saves or done % run.log_every == 0:
-                    row = log.write(done, checkpoints.latest)
+                    row = log.write(done, lambda: checkpoints.latest)
                     bar.set_postfix(loss=f"{row['total']:.4f}")
                 if saves:
-                    _refuse_nan(state, done, checkpoints.latest)
+                    _refuse_nan(state, done, lambda: checkpoints.latest)
                     checkpoints.save(done, state)
                 samples = run.sample_every and done % run.sample_every == 0
                 if on_sample is not None and samples:
@@ -153,8 +154,8 @@ def _finite(state: TrainState) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in trees]))
 
 
-def _refuse_nan(state: TrainState, done: int, latest: int | None) -> None:
+def _refuse_nan(state: TrainState, done: int, latest: folder.Latest) -> None:
     if not _finite(state):
         raise FloatingPointError(
-            f"parameters are not finite after step {done}; {folder.kept(latest)}"
+            f"parameters are not finite after step {done}; {folder.kept(latest())}"
         )

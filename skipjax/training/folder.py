@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 from skipjax.files import pending
 from skipjax.training.run import MAY_CHANGE, Run
 
+# The step of the newest checkpoint, which is waited for where it is still being written.
+Latest = Callable[[], int | None]
 SHOWN = 5  # differences that an error names
 
 
@@ -37,11 +40,11 @@ def claim(out: Path, run: Run, data: str, class_names: tuple[str, ...]) -> None:
     path = out / "run.json"
     if path.exists():
         there = _read(path)
+        ours, theirs = _flat(wanted), _flat(there)
         different = [
-            f"{name} is {_get(there, name)!r} there, {_get(wanted, name)!r} here"
-            for name in ("data", *(f"run.{key}" for key in wanted["run"]))
-            if name.removeprefix("run.") not in MAY_CHANGE
-            and _get(there, name) != _get(wanted, name)
+            f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here"
+            for name in {**ours, **theirs}
+            if name not in MAY_CHANGE and ours.get(name) != theirs.get(name)
         ]
         if different:
             raise ValueError(
@@ -106,7 +109,7 @@ class Log:
         """A step's metrics; not waited for."""
         self._recent.append(metrics)
 
-    def write(self, done: int, latest: int | None) -> dict[str, float]:
+    def write(self, done: int, latest: Latest) -> dict[str, float]:
         """Writes the line of a step, and returns it.
 
         Raises:
@@ -118,7 +121,7 @@ class Log:
                 if not math.isfinite(getattr(metrics, name)):
                     what = "loss" if name == "total" else "gradient"
                     raise FloatingPointError(
-                        f"the {what} is {getattr(metrics, name)} at step {i}; {kept(latest)}"
+                        f"the {what} is {getattr(metrics, name)} at step {i}; {kept(latest())}"
                     )
         columns = type(recent[0])(*map(_mean, zip(*recent, strict=True)))
         row = {k: v for k, v in columns._asdict().items() if v is not None}
@@ -171,7 +174,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error})") from None
 
 
-def _get(found: dict[str, Any], name: str) -> Any:
-    for part in name.split("."):
-        found = found.get(part, {}) if isinstance(found, dict) else {}
-    return found
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a run.json says, by name: settings, "unet.dropout", "data"."""
+    settings = dict(found["run"])
+    network = {f"unet.{name}": value for name, value in settings.pop("unet").items()}
+    return {"data": found["data"]} | settings | network

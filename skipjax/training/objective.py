@@ -41,16 +41,18 @@ def tables(run: Any) -> Tables:
     """The numbers of a run's loss.
 
     Raises:
-        ValueError: For a loss that is not known, a number out of range, or "skip_step" of what is
-            not eps.
+        ValueError: For a loss that is not known or that the network does not suit, a number out
+            of range, or "skip_step" of what is not eps.
     """
-    loss, prediction, schedule = run.loss, run.prediction, run.process
+    loss, prediction = run.loss, run.prediction
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
     if prediction not in PREDICTIONS:
         raise ValueError(
             f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}"
         )
+    check(loss, run.unet)
+    schedule = run.process
     chain = losses.chain(schedule)
     if loss == "min_snr":
         if not run.gamma > 0:

@@ -10,7 +10,7 @@ from skipjax.models import UNetConfig
 from skipjax.pretrained import SCHEDULES, Spec
 from skipjax.schedules import Form, Schedule
 from skipjax.training import losses
-from skipjax.training.objective import Loss, check, tables
+from skipjax.training.objective import Loss, tables
 
 # May change when a run goes on: how long, and what is kept of it on the way.
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
@@ -122,9 +122,8 @@ class Run(Settings):
             raise ValueError(
                 f"batch is {self.batch}: it must be a multiple of accumulate, {self.accumulate}"
             )
-        check(self.loss, self.unet)
-        self.spec()  # refuses a schedule or prediction that is not known
-        tables(self)  # refuses numbers of the loss
+        Spec("", self.unet, self.schedule, self.T)  # refuses a schedule that is not known
+        tables(self)  # and a loss
 
     @property
     def process(self) -> Schedule:

@@ -170,7 +170,7 @@ def _train_step(run: Run, mesh: Mesh) -> Step:
             for decay, average in zip(run.ema, state.ema, strict=True)
         )
         state = TrainState(state.step + 1, state.key, params, ema, opt_state)
-        return state, Metrics(means.total, means.mse, means.bound, optax.global_norm(grads))
+        return state, Metrics(means.total, means.mse, means.bound, optax.tree.norm(grads))
 
     return jax.jit(step, donate_argnums=0, out_shardings=(lie, None))
 
