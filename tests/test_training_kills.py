@@ -37,7 +37,7 @@ def start(folder, out, devices):
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(folder, devices):
     through, killed = folder / f"through{devices}", folder / f"killed{devices}"
     process = start(folder, through, devices)
-    assert process.wait(120) == 0, process.said
+    assert process.wait(400) == 0, process.said
     rng, kills, falls = np.random.default_rng(devices), 0, []
     while kills < KILLS:
         process = start(folder, killed, devices)
@@ -51,7 +51,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(folder, d
         kills += 1
         falls.append(done(killed))
     process = start(folder, killed, devices)
-    assert process.wait(120) == 0, process.said
+    assert process.wait(400) == 0, process.said
     assert falls[-1] < STEPS
     (run, one, _), (same, other, _) = last(through), last(killed)
     assert run == same and one.step == STEPS
