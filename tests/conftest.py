@@ -34,6 +34,15 @@ def float64():
         yield
 
 
+@pytest.fixture(scope="module")
+def compiled_in_a_hurry():
+    """For tests whose programs take longer to compile than to run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
     """An empty folder to run the command in, which leaves JAX's settings and caches alone."""

@@ -48,13 +48,7 @@ FLOAT32 = {"time_embed_0", "time_embed_2", "emb_layers_1", "out_0", "out_2", "ou
 FLOAT32 |= {"qkv_proj", "c_proj"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_in_a_hurry():
-    """Gradients take longer to compile than all of these tests to run them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 def traced(config, dtype, params_dtype=jnp.float32):

@@ -23,12 +23,7 @@ from skipjax.training.pictures import Pictures
 PLAIN = Unit(None, None, 0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_in_a_hurry():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 @pytest.fixture

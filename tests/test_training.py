@@ -37,13 +37,7 @@ RUN = Run(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_in_a_hurry():
-    """Steps of training take longer to compile than all of these tests to run them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 class Scales:
@@ -57,9 +51,6 @@ class Scales:
 
     def apply(self, variables, x, t, y, *, train, rngs):
         return jnp.concatenate([x, x], axis=-1) * variables["params"]["scale"][None, None, None]
-
-    def __call__(self, *_):
-        return self
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +251,7 @@ def test_labels_are_dropped_for_the_null_label(data, monkeypatch):
     """With nearly all labels dropped, a step does not depend on them."""
     run = replace(RUN, unet=replace(NETWORK, num_classes=4), drop_labels=0.999999)
     images, labels = data.images[:8], data.labels[:8]
-    step, loss, mesh = None, tables(run), placement.mesh(1)
-    step = train.train_step(run, mesh)
+    step, loss = train.train_step(run, placement.mesh(1)), tables(run)
     one, other = (step(train.init(run), loss, images, y)[0] for y in (labels, (labels + 1) % 3))
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert run.null_label == 3 and run.spec().null_label == 3

@@ -45,8 +45,12 @@ class Unit(NamedTuple):
     @property
     def name(self) -> str:
         """What its files are called."""
-        loss = "ddpm" if self.form is None else f"{self.form}_{self.skip}"
-        return f"{loss}_{self.seed}"
+        return f"{self.loss}_{self.seed}"
+
+    @property
+    def loss(self) -> str:
+        """What cells call its loss: "ddpm", "released_9"."""
+        return "ddpm" if self.form is None else f"{self.form}_{self.skip}"
 
 
 class Variant(NamedTuple):

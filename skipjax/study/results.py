@@ -9,7 +9,7 @@ import numpy as np
 
 from skipjax.files import pending
 from skipjax.study import design
-from skipjax.study.design import Study
+from skipjax.study.design import Study, Unit
 
 METRICS = ("energy", "frechet", "precision", "recall")
 
@@ -76,7 +76,7 @@ def by_seed(results: dict[str, Any], metric: str) -> dict[Cell, dict[int, float]
     columns = results["columns"]
     found: dict[Cell, dict[int, float]] = defaultdict(dict)
     for unit in results["units"]:
-        loss = "ddpm" if unit["form"] is None else f"{unit['form']}_{unit['skip']}"
+        loss = Unit(unit["form"], unit["skip"], unit["seed"]).loss
         for row in unit["cells"]:
             cell = dict(zip(columns, row, strict=True))
             where = Cell(loss, *(cell[name] for name in Cell._fields[1:]))

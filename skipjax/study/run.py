@@ -39,8 +39,8 @@ def run(study: Study, out: str | Path, worker: int = 0, num_workers: int = 1) ->
     num_workers = whole("num_workers", num_workers, 1)
     worker = whole("worker", worker, 0, num_workers - 1)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     seen, held = design.pictures(study)
+    out.mkdir(parents=True, exist_ok=True)
     classifier = _classifier(study, out, seen, held)
     for unit in list(design.units(study))[worker::num_workers]:
         if not (out / unit.name / "cells.json").exists():

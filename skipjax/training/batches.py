@@ -1,6 +1,7 @@
 """What a run sees, step by step: a grain pipeline whose place is the number of the step."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,16 @@ class Batches:
         num = self._pictures.images.shape[0]
         index = np.empty(len(place), np.int64)
         for epoch in np.unique(place // num):
-            rng = np.random.default_rng((self._seed, int(epoch)))
             now = place // num == epoch
-            index[now] = rng.permutation(num)[place[now] % num]
+            index[now] = _order(self._seed, int(epoch), num)[place[now] % num]
         labels = self._pictures.labels
         return self._pictures.images[index], None if labels is None else labels[index]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, num: int) -> np.ndarray:
+    """In which order an epoch sees its pictures; a batch may lie in two epochs."""
+    return np.random.default_rng((seed, epoch)).permutation(num)
 
 
 def iterate(batches: Batches, start: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from skipjax.models import UNetConfig
 from skipjax.schedules import skip_ratio, skip_scale
 from skipjax.training import losses
 
@@ -38,31 +37,13 @@ class Tables(NamedTuple):
 
 
 def tables(run: Any) -> Tables:
-    """The numbers of a run's loss.
-
-    Raises:
-        ValueError: For a loss that is not known or that the network does not suit, a number out
-            of range, or "skip_step" of what is not eps.
-    """
-    loss, prediction = run.loss, run.prediction
-    if loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
-    if prediction not in PREDICTIONS:
-        raise ValueError(
-            f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}"
-        )
-    check(loss, run.unet)
+    """The numbers of a run's loss."""
     schedule = run.process
     chain = losses.chain(schedule)
-    if loss == "min_snr":
-        if not run.gamma > 0:
-            raise ValueError(f"gamma is {run.gamma}: it must be above 0")
-        return Tables(chain, losses.min_snr_weight(schedule, prediction, run.gamma))
-    if loss != "skip_step":
+    if run.loss == "min_snr":
+        return Tables(chain, losses.min_snr_weight(schedule, run.prediction, run.gamma))
+    if run.loss != "skip_step":
         return Tables(chain)
-    if prediction != "eps":
-        raise ValueError(f"S^2-DM's loss is about eps, and prediction is {prediction!r}")
-    skip_scale(schedule, run.skip, run.tau, run.form)  # refuses what is out of range
     released = run.form == "released"
     return Tables(
         chain,
@@ -122,12 +103,20 @@ def out_channels(loss: Loss, in_channels: int) -> int:
     return 2 * in_channels if loss == "hybrid" else in_channels
 
 
-def check(loss: Loss, unet: UNetConfig) -> None:
-    """Refuses a network that the loss cannot be taken of.
+def check(run: Any) -> None:
+    """Refuses a loss that cannot be taken.
 
     Raises:
-        ValueError: If it has another number of output channels, or enlarges pictures.
+        ValueError: For a loss that is not known or that the network does not suit, a number out
+            of range, or "skip_step" of what is not eps.
     """
+    loss, prediction, unet = run.loss, run.prediction, run.unet
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
+    if prediction not in PREDICTIONS:
+        raise ValueError(
+            f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}"
+        )
     wanted = out_channels(loss, unet.in_channels)
     if unet.out_channels != wanted:
         raise ValueError(
@@ -136,6 +125,12 @@ def check(loss: Loss, unet: UNetConfig) -> None:
         )
     if unet.low_res_channels:
         raise ValueError("networks that enlarge pictures cannot be trained here: no low_res")
+    if loss == "min_snr" and not run.gamma > 0:
+        raise ValueError(f"gamma is {run.gamma}: it must be above 0")
+    if loss == "skip_step":
+        if prediction != "eps":
+            raise ValueError(f"S^2-DM's loss is about eps, and prediction is {prediction!r}")
+        skip_scale(run.process, run.skip, run.tau, run.form)  # refuses what is out of range
 
 
 def noise(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -10,7 +10,7 @@ from skipjax.models import UNetConfig
 from skipjax.pretrained import SCHEDULES, Spec
 from skipjax.schedules import Form, Schedule
 from skipjax.training import losses
-from skipjax.training.objective import Loss, tables
+from skipjax.training.objective import Loss, check
 
 # May change when a run goes on: how long, and what is kept of it on the way.
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
@@ -105,7 +105,8 @@ class Run(Settings):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be at least 0")
-        _within("decay", self.decay, 0, 1)
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay is {self.decay}: it must be in 0 .. 1")
         if not self.ema:
             raise ValueError("ema is empty: give at least one decay, such as 0.999")
         for decay in self.ema:
@@ -123,7 +124,7 @@ class Run(Settings):
                 f"batch is {self.batch}: it must be a multiple of accumulate, {self.accumulate}"
             )
         Spec("", self.unet, self.schedule, self.T)  # refuses a schedule that is not known
-        tables(self)  # and a loss
+        check(self)
 
     @property
     def process(self) -> Schedule:
@@ -161,8 +162,3 @@ class Run(Settings):
             raise ValueError(
                 f"batch is {self.batch}: it must be a multiple of the {devices} devices{times}"
             )
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}: it must be in {low} .. {high}")

@@ -64,10 +64,10 @@ def start_from(run: Run, params: optax.Params) -> TrainState:
     """A state before its first step, of given params, which are copied."""
     draw = jax.random.key_data(jax.random.fold_in(jax.random.key(run.seed), 1))
     # Copies: the state is donated to each step, and the caller keeps what is theirs.
-    params, *ema = (jax.tree.map(partial(jnp.array, dtype="float32"), params),) + tuple(
-        jax.tree.map(partial(jnp.array, dtype="float32"), params) for _ in run.ema
-    )
-    return TrainState(jnp.int32(0), draw, params, tuple(ema), adam(run).init(params))
+    copy = partial(jnp.array, dtype=jnp.float32)
+    ema = tuple(jax.tree.map(copy, params) for _ in run.ema)
+    params = jax.tree.map(copy, params)
+    return TrainState(jnp.int32(0), draw, params, ema, adam(run).init(params))
 
 
 def shardings(state: TrainState, mesh: Mesh) -> TrainState:
