@@ -215,11 +215,15 @@ WHERE = {
 }
 
 
+def calm(schedule):
+    """Where there is more noise, networks of no meaning blow rounding up, and CPUs differ."""
+    return plans.ddpm(schedule, [400, 300, 200, 20])
+
+
 @pytest.fixture(scope="module")
 def plain():
     params = tiny.pretrained()
-    # Where there is more noise, these networks of no meaning blow rounding up.
-    plan = plans.ddpm(params.schedule, [600, 400, 200, 20])
+    plan = calm(params.schedule)
 
     def draw(params, **options):
         return skipjax.sample(params, KEY, plan=plan, num=5, **options)
@@ -231,8 +235,7 @@ def plain():
 def guided():
     """Pictures that are enlarged and guided by a classifier."""
     both = tiny.upsampler(), tiny.classifier(image_size=16)
-    # Guidance blows rounding up further: some CPUs sum so that 600 was too noisy.
-    plan = plans.ddpm(both[0].schedule, [400, 300, 200, 20])
+    plan = calm(both[0].schedule)
     low_res = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 3)).astype(np.float32)
 
     def draw(both, **options):
