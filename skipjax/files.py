@@ -27,19 +27,28 @@ def pending(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def pending_folder(path: str | Path) -> Iterator[Path]:
+def pending_folder(path: str | Path, anew: bool = False) -> Iterator[Path]:
     """A temporary folder that takes the name `path` when the block ends well, and goes otherwise.
+
+    Args:
+        path: Its name.
+        anew: Whether it may take the place of a folder, which stays until the block ends well.
 
     Raises:
         ValueError: If there is something at `path`, or the folder around it cannot be written to.
     """
     path = Path(path)
-    if path.exists():
+    if path.exists() and not anew:
         raise ValueError(f"{path} is there already: name a folder that is not")
     with _beside(path, tempfile.mkdtemp) as temporary:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
-        os.rename(temporary, path)
+        if anew and path.exists():
+            with _beside(path, tempfile.mkdtemp) as old:
+                os.rename(path, old)
+                os.rename(temporary, path)
+        else:
+            os.rename(temporary, path)
 
 
 @contextmanager

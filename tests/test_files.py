@@ -88,6 +88,20 @@ def test_a_file_that_the_block_removed_is_missed(tmp_path):
     assert not listing(tmp_path)
 
 
+def test_an_older_folder_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "tiny"
+    with pending_folder(path, anew=True) as temporary:
+        (temporary / "a").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), pending_folder(path, anew=True) as temporary:
+        (temporary / "b").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert listing(tmp_path) == {"tiny": False, "tiny/a": b"old"}
+    with pending_folder(path, anew=True) as temporary:
+        (temporary / "b").write_bytes(b"new")
+        assert listing(path) == {"a": b"old"}
+    assert listing(tmp_path) == {"tiny": False, "tiny/b": b"new"}
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_permissions_are_those_of_any_other(tmp_path, umask, mask):
     umask(mask)

@@ -13,7 +13,7 @@ from skipjax.denoisers import clip, scale_eps
 from skipjax.generation import denoiser
 from skipjax.models import ClassifierConfig
 from skipjax.sampling import integrate, starting_noise
-from skipjax.study import design, results, run
+from skipjax.study import control, design, results, run
 from skipjax.study import run as study_run
 from skipjax.study.design import Unit
 from skipjax.study.draw import draw
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 @pytest.fixture
 def study(monkeypatch):
     """The study of a few plain colours, with the least networks."""
-    whole = design.study("digits", steps=2, batch=8, seeds=1, pictures=6, many=5, nfe=(5,))
+    whole = design.study(
+        "digits", steps=2, batch=8, seeds=1, pictures=6, many=5, nfe=(5,), skips=(9,)
+    )
     unet = tiny.config(out_channels=3)
     shape = {"image_size": 8, "in_channels": 3, "model_channels": 32, "channel_mult": (1,)}
     shape |= {"num_res_blocks": 0, "attention_resolutions": (), "num_head_channels": 32}
@@ -39,7 +41,6 @@ def study(monkeypatch):
     images = np.broadcast_to(colours, (60, 8, 8, 3)).copy()
     data = Pictures(images, labels, (), ("a", "b", "c"))
     monkeypatch.setattr(design, "read", lambda _: data)
-    monkeypatch.setattr(design, "SKIPS", (9,))
     network = replace(whole.run, unet=replace(unet, num_res_blocks=0))
     return replace(whole, run=network, classifier=small, classifier_steps=2)
 
@@ -132,3 +133,40 @@ def test_a_folder_without_results_is_refused(study, tmp_path):
         results.gather(study, tmp_path)
     with pytest.raises(ValueError, match="worker is 2"):
         run(study, tmp_path, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0"),
+        ({"many": 3}, "many is 3"),
+        ({"nfe": (5, 1)}, "nfe is 1"),
+        ({"nfe": (1001,)}, "nfe is 1001"),
+        ({"skips": (0,)}, "skip is 0"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(study, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(replace(study, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_study_is_refused(study, tmp_path, monkeypatch):
+    monkeypatch.setitem(study_run.__globals__, "_classifier", lambda *_: None)
+    monkeypatch.setitem(study_run.__globals__, "_unit", lambda *_: None)
+    run(study, tmp_path)
+    run(replace(study, seeds=2), tmp_path)
+    before = (tmp_path / "study.json").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"another study: study.pictures is 6 there, 7 here\. Name"
+    ):
+        run(replace(study, pictures=7), tmp_path)
+    assert (tmp_path / "study.json").read_bytes() == before
+
+
+def test_without_errors_of_eps_ddim_is_the_best_cutoff(study):
+    found = {row[:3]: row[3] for row in control.cells(replace(study, nfe=(5, 20)))}
+    for nfe in (5, 20):
+        hybrids = [found["hybrid", cutoff, nfe] for cutoff in (0.2, 0.4, 0.6, 0.8)]
+        assert found["skipped", None, nfe] >= max(hybrids) >= found["DDIM", None, nfe]
+        assert hybrids == sorted(hybrids, reverse=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -131,12 +130,11 @@ class Train:
         except ImportError:
             print("No picture of the losses: pip install 'skipjax[plot]'")
         path = self.out / "checkpoint"
-        shutil.rmtree(path, ignore_errors=True)
         card = dataclasses.asdict(trained.spec) | {
             "data": f"{self.data}: {pictures.images.shape[0]} pictures, {pictures.fingerprint}",
             "training": {k: v for k, v in dataclasses.asdict(run).items() if k != "unet"},
         }
-        with pending_folder(path) as temporary:
+        with pending_folder(path, anew=True) as temporary:
             folders.save(temporary, trained.params, card, jnp.float32)
         return path
 
@@ -166,6 +164,8 @@ class Study:
     """Pictures of each cell of more calls."""
     nfe: tuple[int, ...] = design.NFE
     """Numbers of network calls."""
+    skips: tuple[int, ...] = design.SKIPS
+    """Of S^2-DM: steps jumped over."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What networks compute in."""
     worker: int = 0
@@ -175,7 +175,8 @@ class Study:
 
     def __call__(self) -> None:
         """Runs what is not done yet, and puts the results together."""
-        names = ("seeds", "steps", "batch", "classifier_steps", "pictures", "many", "nfe", "dtype")
+        names = ("seeds", "steps", "batch", "classifier_steps", "pictures", "many", "nfe", "skips")
+        names += ("dtype",)
         study = design.study(self.data, **{name: getattr(self, name) for name in names})
         run_study(study, self.out, self.worker, self.num_workers)
         path = self.results or self.out / "results.json"

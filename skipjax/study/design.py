@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from skipjax import grids, plans, schedules
+from skipjax.checks import whole
 from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.plans import Plan
 from skipjax.schedules import FORMS, Schedule, skip_scale
@@ -75,6 +76,7 @@ class Study:
         pictures: Drawn for each cell of up to 100 calls.
         many: Drawn for each cell of more calls.
         nfe: Numbers of network calls.
+        skips: Of S^2-DM: steps jumped over.
     """
 
     data: Data
@@ -85,6 +87,7 @@ class Study:
     pictures: int = 500
     many: int = 100
     nfe: tuple[int, ...] = NFE
+    skips: tuple[int, ...] = SKIPS
 
     def drawn(self, nfe: int) -> int:
         """Pictures of a cell of so many calls."""
@@ -128,6 +131,23 @@ def study(data: Data, **changes) -> Study:
     return Study(data, replace(base, **sizes), classifier, **changes)
 
 
+def check(study: Study) -> None:
+    """Finds out before anything is trained what would fail after it.
+
+    Raises:
+        ValueError: If a size is out of range, or there is no plan of so many calls.
+    """
+    whole("seeds", study.seeds, 1)
+    whole("classifier_steps", study.classifier_steps, 1)
+    for name in ("pictures", "many"):  # their third neighbours are looked for
+        whole(name, getattr(study, name), 4)
+    for unit in units(study):
+        training(study, unit)
+    for nfe in study.nfe:
+        for variant in variants(study, Unit(None, None, 0), whole("nfe", nfe, 2, study.run.T)):
+            plan(study.run.process, variant, nfe)
+
+
 def pictures(study: Study) -> tuple[Pictures, Pictures]:
     """What is trained on, and what is held out."""
     return held_out(read(study.data))
@@ -137,7 +157,7 @@ def units(study: Study) -> Iterator[Unit]:
     """All networks, seed by seed, so that what is there after a while is worth reading."""
     for seed in range(study.seeds):
         yield Unit(None, None, seed)
-        for skip in SKIPS:
+        for skip in study.skips:
             yield from (Unit(form, skip, seed) for form in FORMS)
 
 
@@ -159,7 +179,7 @@ def variants(study: Study, unit: Unit, nfe: int) -> list[Variant]:
     if nfe > 100:
         return found
     schedule = study.run.process
-    for skip in SKIPS:
+    for skip in study.skips:
         for form in FORMS:
             scale = skip_scale(schedule, skip, 0.99, form)
             scaled = (Variant(name, None, f"{form}_{skip}", scale) for name in ("DDIM", "skipped"))

@@ -61,12 +61,15 @@ def cells(
 
 
 def floor(study: Study, classifier: Any, seen: Pictures, held: Pictures) -> dict[str, Any]:
-    """The figures of held-out pictures, and of as many training pictures as a cell has samples."""
+    """The figures of held-out pictures, and of as many training pictures as a cell has samples.
+
+    At most half of the training pictures: they are compared with the others.
+    """
     real, unseen = (
         classify.features(study.classifier, classifier, np.asarray(part.images))
         for part in (seen, held)
     )
-    some = np.random.default_rng(0).permutation(len(real))[: study.pictures]
+    some = np.random.default_rng(0).permutation(len(real))[: min(study.pictures, len(real) // 2)]
     rest = np.delete(real, some, axis=0)
     return {
         "held_out": {"pictures": len(unseen)} | _compared(real, unseen),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skipjax.files import pending
-from skipjax.study import design
+from skipjax.study import control, design
 from skipjax.study.design import Study, Unit
 
 METRICS = ("energy", "frechet", "precision", "recall")
@@ -51,6 +51,7 @@ def gather(study: Study, out: str | Path) -> dict[str, Any]:
         "batch": units[0]["batch"],
         "dtype": study.run.dtype,
         "floor": json.loads((out / "floor.json").read_text()),
+        "exact_eps": {"columns": control.COLUMNS, "cells": control.cells(study)},
         "columns": ["sampler", "cutoff", "scaling", "nfe", "pictures", *METRICS],
         "units": [
             unit["unit"]

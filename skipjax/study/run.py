@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from skipjax.models import example, network
 from skipjax.study import design, measure
 from skipjax.study.design import Study, Unit
 from skipjax.training import classify
+from skipjax.training.claims import claim
 from skipjax.training.fit import averaged, fit
 from skipjax.training.pictures import Pictures
 from skipjax.weights import checkpoint
@@ -28,19 +30,22 @@ def run(study: Study, out: str | Path, worker: int = 0, num_workers: int = 1) ->
 
     Args:
         study: What to do.
-        out: Folder: `classifier/`, `floor.json`, and for each unit a folder with its training,
-            `cells.json` and `samples.npz`.
+        out: Folder: `study.json` (what it is), `classifier/`, `floor.json`, and for each unit a
+            folder with its training, `cells.json` and `samples.npz`.
         worker: Which process this is; it takes every n-th unit.
         num_workers: How many there are.
 
     Raises:
-        ValueError: If `out` holds runs of another study.
+        ValueError: If a size is out of range, or `out` holds another study, or something else;
+            nothing was written then.
     """
     num_workers = whole("num_workers", num_workers, 1)
     worker = whole("worker", worker, 0, num_workers - 1)
     out = Path(out)
+    design.check(study)
     seen, held = design.pictures(study)
-    out.mkdir(parents=True, exist_ok=True)
+    said = {"pictures": [seen.fingerprint, held.fingerprint], "study": asdict(study)}
+    claim(out / "study.json", said, ["study.seeds"])
     classifier = _classifier(study, out, seen, held)
     for unit in list(design.units(study))[worker::num_workers]:
         if not (out / unit.name / "cells.json").exists():

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from skipjax.files import pending
+from skipjax.training import claims
 from skipjax.training.run import MAY_CHANGE, Run
 
 # The step of the newest checkpoint, which is waited for where it is still being written.
 Latest = Callable[[], int | None]
-SHOWN = 5  # differences that an error names
 
 
 def steps(out: Path) -> Path:
@@ -36,29 +36,8 @@ def claim(out: Path, run: Run, data: str, class_names: tuple[str, ...]) -> None:
     Raises:
         ValueError: If it holds another run, or something else, or cannot be written to.
     """
-    wanted = json.loads(json.dumps({"data": data, "class_names": class_names, "run": asdict(run)}))
-    path = out / "run.json"
-    if path.exists():
-        there = _read(path)
-        ours, theirs = _flat(wanted), _flat(there)
-        different = [
-            f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here"
-            for name in {**ours, **theirs}
-            if name not in MAY_CHANGE and ours.get(name) != theirs.get(name)
-        ]
-        if different:
-            raise ValueError(
-                f"{out} holds another run: {'; '.join(different[:SHOWN])}"
-                f"{' ...' if len(different) > SHOWN else ''}. Name another folder"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there, and is no folder of a run: name another")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be made ({error.strerror})") from None
-    with pending(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1) + "\n")
+    said = {"data": data, "class_names": class_names, "run": asdict(run)}
+    claims.claim(out / "run.json", said, [f"run.{name}" for name in MAY_CHANGE])
 
 
 def read(out: Path) -> tuple[Run, tuple[str, ...]]:
@@ -69,7 +48,7 @@ def read(out: Path) -> tuple[Run, tuple[str, ...]]:
     """
     if not (out / "run.json").is_file():
         raise ValueError(f"{out} holds no run: there is no run.json in it")
-    found = _read(out / "run.json")
+    found = claims.read(out / "run.json")
     return Run(**found["run"]), tuple(found["class_names"])
 
 
@@ -165,17 +144,3 @@ def plot(out: Path) -> Any:
 
 def _mean(column: tuple) -> float | None:
     return None if column[0] is None else float(np.mean(column))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
-
-
-def _flat(found: dict[str, Any]) -> dict[str, Any]:
-    """Everything that a run.json says, by name: settings, "unet.dropout", "data"."""
-    settings = dict(found["run"])
-    network = {f"unet.{name}": value for name, value in settings.pop("unet").items()}
-    return {"data": found["data"]} | settings | network

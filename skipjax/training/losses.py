@@ -17,7 +17,7 @@ Prediction = Literal["eps", "x_0", "v"]
 
 
 class Chain(NamedTuple):
-    """What the bound needs of the Markov chain over a schedule's times, float32 [T] each."""
+    """What the bound needs of the Markov chain over a schedule's times, [T] each."""
 
     alpha: jax.Array
     sigma: jax.Array
@@ -38,14 +38,14 @@ class Losses(NamedTuple):
     bound: jax.Array | None = None
 
 
-def chain(schedule: Schedule) -> Chain:
-    """Tables of the chain that visits every time of the schedule."""
+def chain(schedule: Schedule, dtype: jnp.dtype = jnp.float32) -> Chain:
+    """Tables of the chain that visits every time of the schedule, computed in float64."""
     t = np.arange(schedule.T)
     jump = posterior(schedule, t, t - 1)
     small = np.append(jump.variance[1:2], jump.variance[1:])
     logs = np.log(small), np.log(jump.added)
     tables = (schedule.alpha, schedule.sigma, jump.keep, jump.mix, *logs)
-    return Chain(*(jnp.asarray(table, jnp.float32) for table in tables))
+    return Chain(*(jnp.asarray(table, dtype) for table in tables))
 
 
 def diffuse(chain: Chain, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
