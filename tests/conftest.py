@@ -1,6 +1,7 @@
 """Strict modes and fixtures that all tests share."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import chex
@@ -56,3 +57,15 @@ def work(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def _fresh_trace_counts():
     chex.clear_trace_counter()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    at = tmp_path / "disk"
+    at.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", at]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield at
+    subprocess.run(["umount", at], check=True)

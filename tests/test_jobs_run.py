@@ -457,18 +457,6 @@ def test_a_full_disk_stops_the_job_and_nothing_is_half_there(job, finished, tmp_
     assert files(out) == files(finished)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB."""
-    at = tmp_path / "disk"
-    at.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", at]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield at
-    subprocess.run(["umount", at], check=True)
-
-
 def test_a_disk_that_fills_and_is_enlarged(job, checkpoint, finished, small_disk, tmp_path):
     many = Job(checkpoint, num=400, seed=3, skip=250, shard_size=SIZE)
     with pytest.raises(OSError, match="No space left on device"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -69,6 +70,8 @@ class Train:
 
     def __call__(self) -> None:
         """Trains, and writes a checkpoint."""
+        # Where a disk is full, Orbax logs a thousand lines of what is raised in one.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         pictures = read(self.data, self.size, self.mode)
         if self.unlabelled:
             pictures = pictures._replace(labels=None, class_names=())

@@ -1,7 +1,7 @@
 """Pytrees on disk, through orbax."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Steps:
             cleanup_tmp_directories=True,
         )
         self._writing: tuple[int, Any] | None = None
+        self._failed = False
 
     @property
     def latest(self) -> int | None:
@@ -91,7 +92,9 @@ class Steps:
         try:
             self._finish()
         finally:
-            self._checkpointer.close()
+            # What was raised once, Orbax raises again, as it was.
+            with suppress(Exception) if self._failed else nullcontext():
+                self._checkpointer.close()
 
     def _finish(self) -> None:
         if self._writing is not None:
@@ -105,10 +108,13 @@ class Steps:
             yield
         # Orbax and what it writes with raise many kinds, ValueError and RuntimeError among them.
         except Exception as error:
+            self._failed = True
             reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+            # What went wrong stands at the end of it, after long names of files.
+            reason = reason if len(reason) < 100 else f"... {reason[-96:]}"
             raise OSError(
                 f"the checkpoint of step {step} cannot be written to {self._directory} "
-                f"({reason[:200]}); make room and start again, from the one before"
+                f"({reason}); make room and start again, from the one before"
             ) from error
 
 
