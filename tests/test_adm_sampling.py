@@ -164,6 +164,7 @@ def test_the_network_is_told_the_time_that_theirs_is_told(goldens, tag):
     assert [plan.t[row] for _, row in step.rows()] == expected["model_t"]
 
 
+@pytest.mark.slow
 def test_rescaled_times_reach_the_network(goldens):
     """Of T = 4000 theirs is told t / 4, fractions too: 0, 10, 50.5, ..."""
     tag = "cosine4000_100_range_rescaled"
@@ -197,6 +198,7 @@ PLANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("name", PLANS)
 def test_eight_steps_of_a_network_equal_theirs(goldens, name, guided):

@@ -64,6 +64,7 @@ def test_log_probabilities_and_their_gradient_equal_guided_diffusions(case):
     assert np.abs(gradient - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_bfloat16_guides_nearly_the_same_way(goldens):
     case = Case(goldens / CASES["classifier_f"])
     (x, t), y = case.inputs, case.io["in_y"]

@@ -77,6 +77,7 @@ def same(pictures, others):
     return np.abs(pictures.astype(int) - others).max() <= 1
 
 
+@pytest.mark.slow
 def test_guided_pictures_are_those_of_python(files, net, guide, capsys):
     by = ("--classifier", files / "tiny_classifier.pt", "--guidance", 2.5)
     pictures, labels = sample(files, "tiny", *by, "--steps", "3", "--num", 2, "--batch", 1)

@@ -218,6 +218,7 @@ def test_the_bias_is_not_noise_but_a_smooth_function(float64):
     assert 1e-3 < jnp.abs(turns).max() < 0.1
 
 
+@pytest.mark.slow
 def test_tasks_are_the_same_in_every_call_and_named():
     tasks = exact.tasks()
     assert {"gaussian", "low_rank", "four_wide", "ten_narrow", "rare"} <= set(tasks)

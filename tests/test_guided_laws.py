@@ -70,6 +70,7 @@ def test_guided_ddim_has_the_law_of_ddim_on_the_posterior(float64, steps, eta):
     np.testing.assert_allclose(ours[1], expected.cov[0, 0], rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_guided_ddpm_comes_to_the_posterior_as_its_steps_get_finer(float64, variance):
     errors = []

@@ -188,6 +188,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
 )
@@ -204,6 +205,7 @@ def test_a_signal_stops_a_job_in_good_order(checkpoint, cache, tmp_path, number,
     assert faults and all(fault.endswith("is not made yet") for fault in faults)
 
 
+@pytest.mark.slow
 def test_a_living_worker_finishes_what_a_killed_one_left(checkpoint, cache, tmp_path):
     line = ["generate", "--checkpoint", checkpoint, "--num", 400, "--skip", 20, "--batch", 4]
     line += ["--shard-size", 8, "--num-workers", 2, "--steal", "--out", tmp_path / "run"]
@@ -220,6 +222,7 @@ def test_a_living_worker_finishes_what_a_killed_one_left(checkpoint, cache, tmp_
     assert any(row["shard"] % 2 for row in stolen) and theirs.read_text()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_job_at_once(checkpoint, cache, tmp_path, monkeypatch):
     process = at_work(checkpoint, tmp_path, cache, "--batch", 256)
     process.send(signal.SIGTERM)

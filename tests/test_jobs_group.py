@@ -78,6 +78,7 @@ def test_two_draw_what_one_draws(job, alone, cache, tmp_path):
     assert not os.listdir(tmp_path / "run/workers") and not jobs.verify(tmp_path / "run").faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_is_killed_the_other_says_so_and_a_restart_goes_on(job, cache, tmp_path, killed):
     out = tmp_path / "run"

@@ -88,6 +88,7 @@ def check(out, whole):
     np.testing.assert_array_equal(np.concatenate(ids), np.arange(NUM))
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_fifty_times(job, whole, cache, tmp_path):
     rng, out, kills = np.random.default_rng(0), tmp_path / "run", 0
     while kills < KILLS:
@@ -105,6 +106,7 @@ def test_a_job_that_is_killed_fifty_times(job, whole, cache, tmp_path):
     check(out, whole)
 
 
+@pytest.mark.slow
 def test_three_workers_that_are_killed_one_by_one(job, whole, cache, tmp_path):
     rng, out, kills = np.random.default_rng(1), tmp_path / "run", 0
     crew: dict[int, Process] = {}

@@ -79,6 +79,7 @@ def test_the_chain_keeps_the_law_of_pictures_and_levels(exact):
     assert away(chain, exact).max() < 4.5
 
 
+@pytest.mark.slow
 def test_the_chain_finds_the_law_from_one_mode_alone(exact):
     num = 20_000
     begin = adaptive.start(jnp.full((num, 2), 2.0), 0)
@@ -108,6 +109,7 @@ def test_the_bias_of_uncorrected_langevin_is_that_of_its_step(eta):
     assert abs(x.mean() - 0.5) < 5 * np.sqrt(expected / num)
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_whole_chain_shrinks_with_eta(exact):
     num = 40_000
     biases = []
@@ -118,6 +120,7 @@ def test_the_bias_of_the_whole_chain_shrinks_with_eta(exact):
     assert abs(biases[0]) > 0.005
 
 
+@pytest.mark.slow
 def test_a_chain_depends_on_its_key_alone_and_not_on_how_its_moves_are_divided():
     begin, keys = stationary(6), keys_of(6)
     whole = moved(begin, keys, num=12, eta=0.1)
@@ -137,6 +140,7 @@ def test_a_chain_depends_on_its_key_alone_and_not_on_how_its_moves_are_divided()
     assert (other.x != whole.x).all()
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_with_the_key_of_the_chain_and_twice_the_move():
     begin, keys, eta = stationary(2), keys_of(2), 0.3
     first = moved(begin, keys, num=1, eta=eta)

@@ -116,6 +116,7 @@ def test_norms_multiply_by_their_params_in_float32(config, params_dtype):
     assert scales
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet_a", "unet_c", "classifier_f", "classifier_g"])
 def test_params_of_half_precision_are_cast_up_where_it_counts(goldens, name):
     # These weights are bfloat16 numbers: only arithmetic in bfloat16 could change the result.
@@ -135,6 +136,7 @@ def test_params_are_made_in_float32(config):
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIGS["unet_scale_shift"], CONFIGS["attention"]])
 def test_recomputed_blocks_give_the_same_numbers(config):
     config = replace(config, num_res_blocks=0, dropout=0.3)

@@ -65,6 +65,7 @@ def small(tmp_path):
     return shrink
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
 def test_the_workers_of_a_cluster_draw_a_whole_job(small, tmp_path, cluster):
     """Each as Slurm or Kubernetes would start it."""

@@ -110,6 +110,7 @@ def test_a_network_draws_with_the_variance_that_it_was_made_for(variance):
             chex.assert_trees_all_equal(request.plan(params, 20, 0, steps, asked, None), plan)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_guidance_runs_one_program(params, classifier, mild):
     plain, mildly = sample(params, label=1), sample(params, label=1, plan=mild)
     guided = partial(sample, params, classifier=classifier, label=1)
@@ -129,6 +130,7 @@ def test_a_sweep_over_guidance_runs_one_program(params, classifier, mild):
     assert skipjax.generate._cache_size() == programs
 
 
+@pytest.mark.slow
 def test_a_sweep_over_thresholds_runs_one_program(params, mild):
     clipped, free = sample(params), sample(params, clip=False)
     assert jnp.abs(free).max() > 1.5
@@ -198,6 +200,7 @@ def test_a_classifier_gives_an_unconditional_network_its_labels(classifier):
     assert (guided(label=(drawn + 1) % 3) != guided()).any((1, 2, 3)).all()
 
 
+@pytest.mark.slow
 def test_without_a_classifier_the_null_label_guides(free, mild):
     ids = [4, 5, 6]
     guided = partial(sample, free, ids=ids, label=2, plan=mild)
@@ -262,6 +265,7 @@ def test_stages_of_a_cascade_share_labels_and_not_noise(params, upsampler, small
     )
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_cascade_s_stages_is_independent(params):
     square = dataclasses.replace(params.spec.unet, low_res_channels=3)
     enlarging = skipjax.Spec("same_size", square)

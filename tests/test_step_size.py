@@ -96,6 +96,7 @@ def test_a_step_that_is_as_long_as_all_is_the_singlestep_methods(schedule, order
     np.testing.assert_allclose(out.x, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @each_form
 def test_a_step_is_taken_if_the_two_orders_agree_and_the_next_is_as_long_as_it_should(
     order, space, float64

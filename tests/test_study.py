@@ -65,6 +65,7 @@ def test_ddpm_is_trained_by_the_program_of_the_others():
     assert (other.tau, other.form, other.skip, other.seed) == (0.99, "paper", 49, 1)
 
 
+@pytest.mark.slow
 def test_many_samplers_at_once_draw_what_each_draws_alone():
     params = tiny.pretrained()
     schedule, key, labels = params.schedule, jax.random.key(3), np.array([0, 2])
@@ -84,6 +85,7 @@ def test_many_samplers_at_once_draw_what_each_draws_alone():
     np.testing.assert_allclose(drawn[0], plain, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_study_is_run_once_and_goes_on_where_it_was(study, tmp_path, monkeypatch):
     done = []
     unit = study_run.__globals__["_unit"]

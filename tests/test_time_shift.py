@@ -199,6 +199,7 @@ def test_target_shifts_where_a_step_goes_and_not_what_the_network_is_told():
     np.testing.assert_array_equal(out.target[1], gone)
 
 
+@pytest.mark.slow
 @each_shift
 def test_a_picture_does_not_depend_on_its_batch(shift):
     keys = keys_of(5)

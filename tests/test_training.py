@@ -100,6 +100,7 @@ def dies_after(steps, monkeypatch):
     monkeypatch.setattr(fits, "tqdm", Bar)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_state_of_one_that_was_not(
     tmp_path, data, devices, monkeypatch
 ):
@@ -129,6 +130,7 @@ def test_a_finished_run_is_left_as_it_is_and_a_longer_one_goes_on_from_it(tmp_pa
     assert json.loads((tmp_path / "run.json").read_text())["run"]["steps"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_learns(tmp_path, data):
     run = replace(RUN, steps=150, rate=3e-3, save_every=1000, shift=0)
     state = fit(run, data, tmp_path)
@@ -248,6 +250,7 @@ def test_runs_that_differ_in_seed_and_numbers_of_the_loss_share_a_program():
     assert id(train.train_step(replace(run, rate=1e-2), mesh)) not in steps
 
 
+@pytest.mark.slow
 def test_labels_are_dropped_for_the_null_label(data, monkeypatch):
     """With nearly all labels dropped, a step does not depend on them."""
     run = replace(RUN, unet=replace(NETWORK, num_classes=4), drop_labels=0.999999)
@@ -258,6 +261,7 @@ def test_labels_are_dropped_for_the_null_label(data, monkeypatch):
     assert run.null_label == 3 and run.spec().null_label == 3
 
 
+@pytest.mark.slow
 def test_a_network_goes_on_from_another_and_leaves_it_alone(tmp_path, data):
     start = Pretrained(tiny.pretrained().params, replace(RUN, unet=tiny.config()).spec())
     before = jax.device_get(start.params)

@@ -33,6 +33,7 @@ def start(folder, out, devices):
     return Process(line, log, devices=devices, cache=folder / "compiled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_weights(folder, devices):
     through, killed = folder / f"through{devices}", folder / f"killed{devices}"
