@@ -5,6 +5,7 @@ so that what is multiplied stays in the cache.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """
     suits = stride == 1 and min(kernel.shape[2:]) >= NARROW and x.size
     if suits and x.dtype in (jnp.float32, jnp.bfloat16) and default_device().platform == "cpu":
-        if kernel.shape[:2] == (1, 1):
-            return _product("byxi,io->byxo", x, kernel[0, 0])
-        if kernel.shape[:2] == (3, 3) and (x.dtype == jnp.bfloat16 or _few(x) or _even(x)):
+        wide = kernel.shape[:2] == (3, 3)
+        if kernel.shape[:2] == (1, 1) or wide and (x.dtype == jnp.bfloat16 or _few(x) or _even(x)):
             return _by_products(x, kernel)
     return _by_xla(x, kernel, stride)
 
@@ -69,7 +69,9 @@ def _product(indices: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with a 3 x 3 kernel, by blocks of the result's channels and of rows."""
+    """Convolution with a kernel of side 1, or of 3 by blocks of the result's channels and rows."""
+    if kernel.shape[:2] == (1, 1):
+        return _product("byxi,io->byxo", x, kernel[0, 0])
     (b, h, w, _), channels = x.shape, kernel.shape[-1]
     # Transforms in half precision would round too often.
     minimal = x.dtype == jnp.float32 and not _few(x)
@@ -94,11 +96,34 @@ def _by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.fori_loop(0, channels // width, block, out)
 
 
-# XLA's own gradients are as fast as its convolution.
+# XLA's own gradient of x is as fast as its convolution; that of the kernel is not.
 _by_products.defjvps(
     lambda dx, _, x, kernel: _by_xla(dx, kernel),
-    lambda dkernel, _, x, kernel: _by_xla(x, dkernel),
+    lambda dkernel, _, x, kernel: _along_kernel(x, dkernel),
 )
+
+
+def _along_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution for the sake of its transpose, the gradient of the kernel: by bands of rows.
+
+    The gradient sums over all pixels of all pictures; XLA's reads both arrays from far away.
+    """
+    if x.dtype != jnp.float32:
+        return _by_xla(x, kernel)
+    (b, h, w, _), (side, *_, channels) = x.shape, kernel.shape
+    rows, margin = _divisor(h, PIXELS // (b * w)), side // 2
+    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    kernel = kernel.reshape(-1, channels).T
+
+    # Windows are many times the size of x: they are laid out again where they are needed.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def band(i):
+        windows = _windows(lax.dynamic_slice_in_dim(padded, i * rows, rows + side - 1, 1), side)
+        out = jnp.einsum("oi,byxi->obyx", kernel, windows)
+        # Transposed, this is a copy in the order that the product reads fastest.
+        return jnp.moveaxis(lax.optimization_barrier(out), 0, -1)
+
+    return jnp.moveaxis(lax.map(band, jnp.arange(h // rows)), 0, 1).reshape(b, h, w, channels)
 
 
 def _divisor(number: int, most: int) -> int:
@@ -107,11 +132,15 @@ def _divisor(number: int, most: int) -> int:
 
 
 def _direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of x [B, H + 2, W + 2, I], each pixel's 3 x 3 neighbours laid side by side."""
-    h, w = x.shape[1] - 2, x.shape[2] - 2
-    windows = [x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    kernel = kernel.reshape(-1, kernel.shape[-1])
-    return _product("byxi,io->byxo", jnp.concatenate(windows, axis=-1), kernel)
+    """Convolution of x [B, H + 2, W + 2, I] by one product."""
+    return _product("byxi,io->byxo", _windows(x, 3), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _windows(x: jax.Array, side: int) -> jax.Array:
+    """Each pixel's neighbours side by side: [B, H, W, side^2 I] of [B, H+side-1, W+side-1, I]."""
+    h, w = x.shape[1] - side + 1, x.shape[2] - side + 1
+    parts = [x[:, i : i + h, j : j + w] for i in range(side) for j in range(side)]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _transformed(kernel: jax.Array) -> jax.Array:
