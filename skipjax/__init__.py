@@ -12,6 +12,7 @@ from skipjax import placement as placement
 from skipjax import plans as plans
 from skipjax import sampling as sampling
 from skipjax import schedules as schedules
+from skipjax import tuning as tuning
 from skipjax import weights as weights
 from skipjax.api import load as load
 from skipjax.api import sample as sample
@@ -25,5 +26,6 @@ from skipjax.pretrained import ClassifierSpec as ClassifierSpec
 from skipjax.pretrained import Pretrained as Pretrained
 from skipjax.pretrained import Spec as Spec
 from skipjax.sampling import integrate as integrate
+from skipjax.tuning import tune as tune
 
 __version__ = version("skipjax")

@@ -13,11 +13,12 @@ each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 # What each part of the package may import of it, besides itself.
 NETWORKS = {"models", "schedules", "pretrained", "weights"}
 SAMPLERS = {"schedules", "grids", "plans", "denoisers", "guidance", "sampling"}
-TOOLS = {"files", "images", "labels", "placement", "progress"}
+TOOLS = {"claims", "files", "images", "labels", "placement", "progress"}
 BELOW_API = NETWORKS | SAMPLERS | TOOLS | {"generation", "request"}
 MAY_IMPORT = {
     "checks": set(),
     "files": set(),
+    "claims": {"files"},
     "placement": set(),
     "schedules": set(),
     "grids": {"schedules"},
@@ -32,16 +33,17 @@ MAY_IMPORT = {
     "progress": set(),
     "pretrained": {"models", "schedules"},
     "weights": {"models", "schedules", "pretrained", "files", "placement"},
-    "training": NETWORKS | {"files", "placement"},
+    "training": NETWORKS | {"claims", "files", "placement"},
     "evaluation": NETWORKS | SAMPLERS | TOOLS,
     "generation": {"models", "pretrained"} | SAMPLERS,
     "request": {"schedules", "grids", "plans", "pretrained", "generation"},
     "api": BELOW_API,
     "compiled": BELOW_API | {"api"},
     "jobs": BELOW_API | {"api", "compiled"},
+    "tuning": BELOW_API | {"evaluation"},
     "study": BELOW_API | {"training", "evaluation"},
-    "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation", "training", "study"},
-    "__init__": BELOW_API | {"api", "adaptive", "jobs"},
+    "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation", "training", "study", "tuning"},
+    "__init__": BELOW_API | {"api", "adaptive", "jobs", "tuning"},
 }
 # Packages that one part of the package keeps from the others.
 ONLY = {"flax.linen": "models", "orbax": "weights", "optax": "training"}

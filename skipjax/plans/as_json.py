@@ -33,7 +33,8 @@ def dumps(plan: Plan) -> str:
         raise ValueError(f"JSON holds one plan, and here are {plan.keep.shape[:-1]} stacked")
     content: dict[str, Any] = {"kind": KIND, "version": VERSION, "space": plan.space}
     if plan.origin is not None:
-        content |= {field.name: getattr(plan.origin, field.name) for field in fields(Origin)}
+        origin = {field.name: getattr(plan.origin, field.name) for field in fields(Origin)}
+        content |= {name: value for name, value in origin.items() if value is not None}
     for name in COLUMNS:
         if (column := getattr(plan, name)) is not None:
             column = np.asarray(column, np.float64)
@@ -72,12 +73,16 @@ def loads(text: str) -> Plan:
 
 def _origin(content: dict) -> Origin | None:
     parts = {name: content.pop(name, None) for name in ("method", "schedule", "end")}
-    if all(part is None for part in parts.values()):
+    tuned = content.pop("tuned", None)
+    if all(part is None for part in (*parts.values(), tuned)):
         return None
     method, schedule, end = parts.values()
     if not isinstance(method, str) or not _numbers(schedule, 1) or not _numbers(end, 0):
         raise ValueError("the plan's origin is not whole: method, schedule and end go together")
-    return Origin(method, tuple(np.asarray(schedule, float).tolist()), float(np.asarray(end)))
+    if not isinstance(tuned, dict | None):
+        raise ValueError(f"the plan's tuned is {tuned!r}: it must be an object, or left out")
+    level = tuple(np.asarray(schedule, float).tolist())
+    return Origin(method, level, float(np.asarray(end)), tuned)
 
 
 def _column(content: dict, name: str) -> np.ndarray | None:

@@ -41,11 +41,14 @@ class Origin:
         method: What wrote the plan, such as "dpmpp_2m".
         schedule: Fingerprint of the schedule that it was written for.
         end: Time at which the picture stands, `schedules.DATA` or another.
+        tuned: For which network the plan was learned, how, and how it did on noise that it was
+            not learned from, as JSON has it; None for a plan that was written.
     """
 
     method: str
     schedule: tuple[float, ...]
     end: float
+    tuned: dict[str, Any] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Origin)

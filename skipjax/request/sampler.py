@@ -1,5 +1,6 @@
 """Which sampler is asked for."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def _fit(params: Pretrained, plan: Plan) -> Plan:
         raise ValueError(
             f"the plan was written for another schedule than {spec.name}'s ({called(spec)}, T = "
             f"{params.schedule.T}): write it with params.schedule"
+        )
+    tuned = plan.origin.tuned if plan.origin else None
+    if tuned is not None and tuned.get("checkpoint") != params.fingerprint:
+        warnings.warn(
+            f"the plan was tuned for {tuned.get('name')}, and these are other weights, "
+            f"{spec.name}: it may be worse here than a fixed one",
+            stacklevel=4,
         )
     if plan.log_variance is not None and spec.unet.out_channels != 2 * spec.unet.in_channels:
         raise ValueError(

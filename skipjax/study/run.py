@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from skipjax.checks import whole
+from skipjax.claims import claim
 from skipjax.files import pending
 from skipjax.models import example, network
 from skipjax.study import design, measure
 from skipjax.study.design import Study, Unit
 from skipjax.training import classify
-from skipjax.training.claims import claim
 from skipjax.training.fit import averaged, fit
 from skipjax.training.pictures import Pictures
 from skipjax.weights import checkpoint

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from skipjax import claims
 from skipjax.files import pending
-from skipjax.training import claims
 from skipjax.training.run import MAY_CHANGE, Run
 
 # The step of the newest checkpoint, which is waited for where it is still being written.

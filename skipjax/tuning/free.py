@@ -1,0 +1,155 @@
+"""A plan as free numbers: what of a table is learned, and how it stays a sampler.
+
+A step from level (alpha, sigma) to (alpha', sigma') that holds its prediction m fixed is
+
+    x' = keep x + add m        in x_0:  keep = sigma' / sigma,  add = alpha' - alpha keep
+                               in eps:  keep = alpha' / alpha,  add = sigma' - sigma keep
+
+What is learned is where the levels lie, what is kept beyond that, and the weights of this and
+earlier predictions in units of `add`, which are of the order of 1 however short the step.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skipjax.plans import Origin, Plan
+from skipjax.schedules import DATA, Schedule
+
+LEAST = 1e-4  # share of the way, in log_snr, that two calls lie apart
+
+
+class Free(NamedTuple):
+    """What is learned of a plan of N rows and K predictions; any real numbers are a plan.
+
+    Attributes:
+        gaps: Logits of the shares that the N steps have of the way from the first level to the
+            last, in log_snr, [N]: levels stay in order and inside the schedule.
+        keep: What is kept of x beyond the step's own, [N].
+        mix: Weights of the predictions, newest first, in units of what the step adds, [N, K].
+        noise: Log of a factor of each row's noise, [N].
+    """
+
+    gaps: Any
+    keep: Any
+    mix: Any
+    noise: Any
+
+
+class Frame(NamedTuple):
+    """What is not learned.
+
+    Attributes:
+        log_snr: Of the schedule's times, increasing, [T].
+        t: Those times, [T].
+        log_size: log sqrt(alpha^2 + sigma^2) there, [T].
+        first: log_snr of the first call.
+        last: Greatest log_snr that a call may have, or that of the end.
+        end: alpha and sigma of the end.
+        noise: Weight of fresh noise of the plan that was started from, [N].
+        steer: Its weight of guidance in the prediction, [N].
+        shift: Its weight of guidance in the mean, [N].
+    """
+
+    log_snr: Any
+    t: Any
+    log_size: Any
+    first: Any
+    last: Any
+    end: Any
+    noise: Any
+    steer: Any
+    shift: Any
+
+
+def free(plan: Plan, schedule: Schedule, history: int) -> tuple[Free, Frame]:
+    """A plan as free numbers, and the frame in which they are the plan again.
+
+    Raises:
+        ValueError: If it calls the network twice at a level, goes back, or starts where alpha
+            is 0: then it is not of this form.
+    """
+    if plan.origin is None or plan.log_variance is not None:
+        raise ValueError("only a plan of fixed variance, written for a schedule, can be learned")
+    t = np.arange(schedule.T)[schedule.alpha > 0]
+    alpha, sigma = schedule.at(t)
+    log_snr, end = np.log(alpha / sigma), schedule.at(plan.origin.end)
+    last = log_snr[0] if plan.origin.end == DATA else np.log(end[0] / end[1])
+    with np.errstate(divide="ignore"):
+        visited = np.log(np.asarray(plan.alpha) / plan.sigma)
+    way = last - visited[0]
+    shares = np.append(np.diff(visited), last - visited[-1]) / way
+    shares[-1] = max(shares[-1], LEAST)  # a last call at time 0 has no way left
+    if not np.isfinite(shares).all() or np.any(shares[:-1] < LEAST):
+        raise ValueError("the plan's levels do not follow one another")
+    keep, add = step(plan.alpha, plan.sigma, end, plan.space)
+    wide = plan.widened(max(history, plan.history))
+    frame = Frame(
+        log_snr[::-1],
+        t[::-1].astype(float),
+        np.log(np.hypot(alpha, sigma))[::-1],
+        visited[0],
+        last,
+        np.array(end),
+        plan.noise,
+        plan.steer if plan.steer is not None else np.ones(plan.nfe),
+        plan.shift if plan.shift is not None else np.zeros(plan.nfe),
+    )
+    numbers = Free(np.log(shares), plan.keep - keep, wide.mix / add[:, None], 0 * plan.noise)
+    return jax.tree.map(np.float64, (numbers, frame))
+
+
+def step(alpha: Any, sigma: Any, end: Any, space: str) -> tuple[Any, Any]:
+    """keep and add of the steps between levels, [N] each."""
+    xp = np if isinstance(alpha, np.ndarray) else jnp
+    after = [xp.append(a[1:], e) for a, e in zip((alpha, sigma), end, strict=True)]
+    (alpha_next, sigma_next) = after
+    if space == "x_0":
+        keep = sigma_next / sigma
+        return keep, alpha_next - alpha * keep
+    keep = alpha_next / alpha
+    return keep, sigma_next - sigma * keep
+
+
+def log_snrs(numbers: Free, frame: Frame) -> Any:
+    """log_snr of each call, [N], increasing."""
+    shares = jax.nn.softmax(numbers.gaps)
+    before = jnp.cumsum(shares) - shares
+    return frame.first + (frame.last - frame.first) * before
+
+
+def plan(numbers: Free, frame: Frame, space: str) -> Plan:
+    """The plan of some numbers, on the device: what is differentiated through."""
+    at = log_snrs(numbers, frame)
+    t = jnp.interp(at, frame.log_snr, frame.t)
+    size = jnp.exp(jnp.interp(at, frame.log_snr, frame.log_size))
+    alpha, sigma = (size * jnp.sqrt(jax.nn.sigmoid(way * 2 * at)) for way in (1, -1))
+    return _table(numbers, frame, t, alpha, sigma, space)
+
+
+def written(numbers: Free, frame: Frame, space: str, schedule: Schedule, origin: Origin) -> Plan:
+    """The plan of some numbers, its levels and coefficients those of the schedule in float64."""
+    numbers, frame = jax.tree.map(np.float64, (numbers, frame))
+    with jax.enable_x64(True):
+        at = np.asarray(log_snrs(numbers, frame))
+    t = schedule.time(np.clip(at, frame.log_snr[0], frame.log_snr[-1]))
+    return replace(_table(numbers, frame, t, *schedule.at(t), space), origin=origin)
+
+
+def _table(numbers: Free, frame: Frame, t: Any, alpha: Any, sigma: Any, space: Any) -> Plan:
+    xp = np if isinstance(alpha, np.ndarray) else jnp
+    keep, add = step(alpha, sigma, frame.end, space)
+    return Plan(
+        t,
+        alpha,
+        sigma,
+        keep + numbers.keep,
+        add[:, None] * numbers.mix,
+        frame.noise * xp.exp(numbers.noise),
+        space,
+        frame.steer,
+        frame.shift,
+    )

@@ -1,0 +1,226 @@
+"""Plans that are learned: any numbers are a plan, learning finds a better one, and trust."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+import skipjax
+from skipjax import grids, plans, schedules
+from skipjax.denoisers import from_eps
+from skipjax.evaluation.exact import Gaussian, Mixture
+from skipjax.plans import Plan
+from skipjax.tuning import free, search
+from skipjax.tuning.examples import Examples, drawn, rmse, squares
+from skipjax.tuning.fixed import fixed, ranked
+from skipjax.tuning.learn import _normal, learn
+
+LINEAR = schedules.linear()
+SCHEDULES = {
+    "linear": LINEAR,
+    "cosine": schedules.cosine(),
+    "variance_exploding": schedules.variance_exploding(100),
+    "rectified_flow": schedules.rectified_flow(),
+}
+PAIR = Mixture([0.3, 0.7], [[-1.0, 0.5], [1.0, -0.5]], 0.3)
+KEY = jax.random.key(0)
+
+
+@Partial
+def of_pair(labels):
+    return PAIR.denoise
+
+
+def examples(num, seed=0, denoiser=of_pair, dim=2):
+    x = jax.random.normal(jax.random.key(seed), (num, dim), jnp.float64)
+    some = Examples(x, jax.random.split(jax.random.key(seed + 1), num))
+    teacher = plans.dpmpp_3m(LINEAR, grids.uniform_log_snr(LINEAR, 200))
+    return some._replace(target=np.asarray(drawn(denoiser, teacher, some)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "unipc_3", "ipndm_4", "ddpm", "dpm_2s"])
+def test_a_plan_as_free_numbers_is_that_plan(name, schedule):
+    method = plans.METHODS[name]
+    start = min(schedule.T - 2, 950)
+    times = np.linspace(start, 0.02 * start, 6)
+    plan = method.write(schedule, times)
+    numbers, frame = free.free(plan, schedule, 4)
+    again = free.written(numbers, frame, plan.space, schedule, plan.origin)
+    assert again.belongs(schedule) and again.history == max(4, plan.history)
+    np.testing.assert_allclose(again.t, plan.t, rtol=1e-9)
+    np.testing.assert_allclose(again.matrix(), plan.matrix(), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(again.noise, plan.noise, rtol=1e-12)
+    np.testing.assert_array_equal(again.shift, plan.shift)
+
+
+def test_any_numbers_are_a_plan_with_levels_in_order():
+    plan = plans.dpmpp_2m(LINEAR, grids.trailing(1000, 8))
+    numbers, frame = free.free(plan, LINEAR, 4)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        wild = jax.tree.map(lambda a: a + rng.normal(size=a.shape) * 3, numbers)
+        made = free.written(wild, frame, plan.space, LINEAR, plan.origin)
+        assert made.t[0] == plan.t[0] and (np.diff(made.t) < 0).all() and made.t[-1] >= 0
+        assert all(np.isfinite(column).all() for column in jax.tree.leaves(made))
+
+
+def test_plans_that_stand_still_are_not_of_this_form():
+    twice = plans.plms(LINEAR, grids.trailing(1000, 6))
+    with pytest.raises(ValueError, match="do not follow one another"):
+        free.free(twice, LINEAR, 4)
+    with pytest.raises(ValueError, match="of fixed variance"):
+        free.free(replace(plans.ddim(LINEAR, [900, 100]), origin=None), LINEAR, 2)
+
+
+def test_every_plan_without_noise_is_a_candidate_once():
+    found = fixed(LINEAR, 6)
+    names = {plan.origin.method.split()[0] for plan in found}
+    assert {"ddim", "dpmpp_3m", "unipc_3", "ipndm_4", "plms", "dpm_2s"} - names <= {"dpm_2s"}
+    assert all(plan.nfe == 6 and not plan.noise.any() for plan in found)
+    assert len({plan.matrix().round(6).tobytes() + plan.t.tobytes() for plan in found}) == len(
+        found
+    )
+    assert not any(plan.alpha[0] == 0 for plan in fixed(schedules.rectified_flow(), 6))
+
+
+def test_the_search_among_fixed_plans_finds_the_best(float64):
+    some, candidates = examples(128), fixed(LINEAR, 5)
+    best, errors, calls = ranked(of_pair, candidates, some)
+    every = rmse(squares(of_pair, candidates, some))
+    assert errors[0] == pytest.approx(every.min()) and (np.diff(errors) >= 0).all()
+    assert calls < 0.5 * len(candidates) * 5 * 128
+    assert squares(of_pair, [best[0]], some, batch=50).mean() == pytest.approx(errors[0] ** 2)
+
+
+def test_derivatives_are_those_of_the_error(float64):
+    some, plan = examples(7), plans.dpmpp_2m(LINEAR, grids.trailing(1000, 4))
+    numbers, frame = jax.tree.map(jnp.asarray, free.free(plan, LINEAR, 3))
+    flat, unravel = ravel_pytree(numbers)
+    index, weight = jnp.arange(len(flat)), np.full(7, 1 / 7)
+    matrix, slope = _normal(
+        of_pair,
+        flat,
+        index,
+        frame,
+        some,
+        weight,
+        plan.space,
+        skipjax.tuning.examples.pixels,
+        unravel,
+    )
+
+    def half(flat):
+        off = drawn(of_pair, free.plan(unravel(flat), frame, plan.space), some) - some.target
+        return jnp.square(off).mean() / 2
+
+    np.testing.assert_allclose(slope, jax.grad(half)(flat), rtol=1e-8, atol=1e-12)
+    assert np.linalg.eigvalsh(matrix).min() > -1e-12
+
+
+def test_learning_betters_every_fixed_plan_on_noise_it_never_saw(float64):
+    train, decide, held = examples(512), examples(256, 2), examples(512, 4)
+    found = search(of_pair, LINEAR, 5, train, decide, held, rounds=8)
+    ours, theirs = found.errors
+    assert found.won and ours < 0.35 * theirs
+    assert found.plan.nfe == 5 and found.plan.history <= 4
+    assert found.rounds[-1] < found.rounds[0]
+    again = rmse(squares(of_pair, [found.plan], held))[0]
+    assert again == pytest.approx(ours)
+
+
+def test_where_the_fixed_plan_is_as_good_it_is_kept(float64):
+    """One component: from its own flow, learned from three points alone."""
+
+    exact = Partial(lambda labels: Gaussian([0.0, 0.0], np.eye(2)).denoise)
+    train, decide, held = (examples(num, seed, exact) for num, seed in ((3, 0), (3, 2), (64, 4)))
+    found = search(exact, LINEAR, 3, train, decide, held, rounds=1)
+    if not found.won:
+        assert found.plan is found.fixed[0]
+    assert found.won == (found.difference[0] < -2 * found.difference[1])
+
+
+def test_steps_to_where_nothing_is_finite_are_not_taken():
+    broken = Partial(lambda labels: from_eps(lambda x, t: jnp.full_like(x, jnp.nan)))
+    x = jnp.ones((4, 2))
+    some = Examples(x, jax.random.split(KEY, 4), None, np.zeros((4, 2), np.float32))
+    plan = plans.ddim(LINEAR, grids.trailing(1000, 3))
+    numbers, frame = free.free(plan, LINEAR, 2)
+    found = learn(broken, numbers, frame, plan.space, some, some, rounds=3)
+    jax.tree.map(np.testing.assert_array_equal, found.numbers, jax.tree.map(np.float32, numbers))
+    with pytest.raises(FloatingPointError, match="no plan of 3 calls"):
+        search(broken, LINEAR, 3, some, some, some)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny.pretrained()
+
+
+TINY = {"nfe": 3, "num": 4, "held_out": 3, "teacher_nfe": 60, "rounds": 2, "starts": 1, "batch": 3}
+
+
+def tuned(network, **changes):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no learned plan")
+        return skipjax.tune(network, KEY, **TINY | changes)
+
+
+def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
+    plan = tuned(network, label=1, out=tmp_path)
+    assert plan.nfe == 3
+    said = plan.origin.tuned
+    assert said["checkpoint"] == network.fingerprint and said["teacher"].startswith("dpmpp_3m")
+    assert set(said["held_out_rmse"]) == {"tuned", "fixed", "ratio"}
+    again = Plan.from_json((tmp_path / "plan.json").read_text())
+    assert again.origin.tuned == json.loads(json.dumps(said))
+    np.testing.assert_array_equal(again.mix, plan.mix)
+    assert {"plan.json", "report.md", "before.png", "after.png", "teacher"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    pictures = skipjax.sample(network, KEY, plan=again, num=2, label=0)
+    assert np.isfinite(pictures).all()
+    # The teacher's pictures are there: interrupted or not, they are not drawn again.
+    before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "teacher").iterdir())]
+    same = tuned(network, label=1, out=tmp_path)
+    after = [path.stat().st_mtime_ns for path in sorted((tmp_path / "teacher").iterdir())]
+    assert before[:-1] == after[:-1]
+    np.testing.assert_array_equal(same.mix, plan.mix)
+    with pytest.raises(ValueError, match="teacher holds another teacher: "):
+        tuned(network, label=2, out=tmp_path)
+
+
+def test_a_plan_of_another_checkpoint_is_warned_of(network):
+    plan = plans.ddim(network.schedule, grids.trailing(1000, 3))
+    other = replace(plan, origin=replace(plan.origin, tuned={"checkpoint": "0", "name": "x"}))
+    with pytest.warns(UserWarning, match="tuned for x"):
+        skipjax.sample(network, KEY, plan=other, num=1, label=0)
+    mine = {"checkpoint": network.fingerprint, "name": "x"}
+    own = replace(plan, origin=replace(plan.origin, tuned=mine))
+    skipjax.sample(network, KEY, plan=own, num=1, label=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nfe": 0}, "nfe is 0"),
+        ({"nfe": 1}, "nfe is 1"),
+        ({"history": 4}, "history is 4"),
+        ({"teacher_nfe": 3}, "the teacher makes 3 calls"),
+        ({"teacher": "ddqm"}, "teacher is 'ddqm'"),
+        ({"teacher": "ddpm"}, "adds noise"),
+        ({"num": 1}, "num is 1"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"label": 9}, "9"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_learned(network, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tuned(network, **changes)
