@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from command import refused
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import skipjax
-from skipjax import grids, plans, schedules
+from skipjax import cli, grids, plans, schedules
 from skipjax.denoisers import from_eps
 from skipjax.evaluation.exact import Gaussian, Mixture
 from skipjax.plans import Plan
@@ -224,3 +225,66 @@ def test_a_plan_of_another_checkpoint_is_warned_of(network):
 def test_bad_input_is_refused_before_anything_is_learned(network, changes, message):
     with pytest.raises(ValueError, match=message):
         tuned(network, **changes)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, network):
+    """A network's folder, with plans of three and four calls: its own, and another's."""
+    folder = tiny.save(tmp_path_factory.mktemp("tuned") / "tiny")
+    weights = skipjax.load(folder).fingerprint
+    (folder / "plans").mkdir()
+    for nfe, whose in ((3, weights), (4, "0")):
+        plan = plans.ddim(network.schedule, grids.trailing(1000, nfe)).named("tuned from ddim")
+        said = {"checkpoint": whose, "name": "x"}
+        plan = replace(plan, origin=replace(plan.origin, tuned=said))
+        (folder / "plans" / f"{nfe}.json").write_text(plan.to_json())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "warned"),
+    [
+        (["--nfe", 3], "tuned from ddim", ""),
+        (["--nfe", 4], "tuned from ddim", "tuned for x, and these are other weights"),
+        (["--nfe", 4, "--foreign"], "tuned from ddim", ""),
+        (["--nfe", 5], "Plan: dpmpp_2m, not tuned for", ""),
+        (["--nfe", 3, "--plan", "ddim"], "Plan: ddim, not tuned for", ""),
+    ],
+)
+def test_sample_takes_the_plan_that_comes_with_a_checkpoint(
+    checkpoint, work, capsys, options, said, warned
+):
+    cli.main(["sample", "--checkpoint", str(checkpoint), "--num", "1", *map(str, options)])
+    out, err = capsys.readouterr()
+    assert said in out and f"{options[1]} NFE" in out
+    assert warned in err and ("skipjax:" in err) == bool(warned)
+    assert (work / "samples.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nfe", 0], "nfe is 0"),
+        (["--nfe", 3, "--steps", 4], "nfe is given, and steps too"),
+        (["--nfe", 4, "--plan", "heun"], "heun makes 2 N - 1 calls"),
+        (["--nfe", 3, "--skip", 9], "drop one"),
+        (["--nfe", 3, "--plan", "{checkpoint}/plans/4.json"], "the plan makes 4 calls"),
+    ],
+)
+def test_numbers_of_calls_that_do_not_fit_are_refused(checkpoint, work, capsys, options, message):
+    options = [str(option).format(checkpoint=checkpoint) for option in options]
+    assert message in refused(["sample", "--checkpoint", checkpoint, *options], capsys)
+
+
+def test_the_command_tunes(checkpoint, work, capsys):
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    cli.main(["tune", "--checkpoint", str(checkpoint), "--out", "made", *settings, "--label", "1"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("3 NFE: ") and said[-1].endswith("Saved: made/plan.json")
+    cli.main(["sample", "--checkpoint", str(checkpoint), "--num=1", "--plan", "made/plan.json"])
+    assert (work / "samples.png").is_file()
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    other = ["tune", "--checkpoint", checkpoint, "--out", "made", *settings, "--seed", 9]
+    assert "another teacher" in refused(other, capsys)
+    assert before == {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}

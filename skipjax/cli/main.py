@@ -15,6 +15,7 @@ from skipjax.cli.describe import Info, Plans
 from skipjax.cli.generate import Export, Generate, Verify
 from skipjax.cli.sample import Sample
 from skipjax.cli.train import Study, Train
+from skipjax.cli.tune import Tune
 from skipjax.jobs import Lost
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
             | Annotated[Plans, tyro.conf.subcommand("plans")]
             | Annotated[Info, tyro.conf.subcommand("info")]
             | Annotated[Convert, tyro.conf.subcommand("convert")]
+            | Annotated[Tune, tyro.conf.subcommand("tune")]
             | Annotated[Train, tyro.conf.subcommand("train")]
             | Annotated[Study, tyro.conf.subcommand("study")],
             prog="skipjax",

@@ -1,6 +1,8 @@
 """A few pictures, as a grid or as arrays."""
 
+import sys
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from skipjax import api, images, labels, request
+from skipjax import api, images, labels, plans, request
 from skipjax.checks import whole
 from skipjax.compiled import Batch, Compiled
 from skipjax.files import pending
+from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
+from skipjax.tuning.shipped import read, shipped
 
 
 @dataclass
@@ -37,6 +41,11 @@ class Sample:
     how many times the grid of a named plan has."""
     plan: str | None = None
     """Another sampler: a name that `skipjax plans` lists, or a .json that Plan.to_json wrote."""
+    nfe: int | None = None
+    """Network calls, instead of skip and steps: of the plan that is named; or of one that was
+    tuned for the checkpoint and comes with it, where there is one, and of dpmpp_2m otherwise."""
+    foreign: bool = False
+    """Say nothing where a plan was tuned for another checkpoint."""
     grid: str | None = None
     """Times of a named plan: uniform, quadratic, uniform_log_snr, karras, leading, trailing or
     linspace; trailing, unless told."""
@@ -70,10 +79,7 @@ class Sample:
             if isinstance(params, Classifier):
                 raise ValueError(f"{params.spec.name} is a classifier: give it as --classifier")
             spec = params.spec
-            chosen = None if self.plan is None else request.plan_or_name(self.plan)
-            plan = request.plan(
-                params, self.skip, self.cutoff, self.steps, None, chosen, self.grid
-            )
+            plan = self._plan(params)
             low_res = request.low_res(spec, None if self.low_res is None else _read(self.low_res))
             ids = request.ids(self.num, None, low_res)
             batch = min(whole("batch", self.batch, 1), len(ids))
@@ -104,6 +110,33 @@ class Sample:
             f"{len(ids) / sampling:.2f} pictures/s, after {compiling:.1f} s to compile. "
             f"Saved: {self.out}"
         )
+
+    def _plan(self, params: Pretrained) -> Plan:
+        """The sampler that is asked for; a word to people where it was chosen for them."""
+        chosen = None if self.plan is None else request.plan_or_name(self.plan)
+        steps, taken = self.steps, None
+        if self.nfe is not None:
+            nfe = whole("nfe", self.nfe, 1)
+            if steps is not None:
+                raise ValueError("nfe is given, and steps too, which it replaces: drop one")
+            path = shipped(self.checkpoint).get(nfe) if self.plan is None else None
+            if path is not None:
+                chosen = read(path)
+                taken = f"{path}, {chosen.origin.method if chosen.origin else 'of your own'}"
+            elif not isinstance(chosen, Plan):
+                name = chosen or "dpmpp_2m"
+                chosen, steps = name, plans.times_for(name, nfe)
+                taken = f"{name}, not tuned for {params.spec.name}"
+            elif chosen.nfe != nfe:
+                raise ValueError(f"nfe is {nfe}, and the plan makes {chosen.nfe} calls: drop one")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            plan = request.plan(params, self.skip, self.cutoff, steps, None, chosen, self.grid)
+        if taken is not None:
+            print(f"Plan: {taken}")
+        for warning in said if not self.foreign else ():
+            print(f"skipjax: {warning.message}. --foreign says that you know", file=sys.stderr)
+        return plan
 
 
 def _draw(

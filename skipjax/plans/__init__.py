@@ -2,6 +2,7 @@
 
 from skipjax.plans.catalogue import METHODS as METHODS
 from skipjax.plans.catalogue import Method as Method
+from skipjax.plans.catalogue import times_for as times_for
 from skipjax.plans.catalogue import write as write
 from skipjax.plans.ddim import ddim as ddim
 from skipjax.plans.ddim import ddpm as ddpm

@@ -129,6 +129,25 @@ def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA)
     Raises:
         ValueError: For a name that is not known, or times that do not fit.
     """
+    return _method(name).write(schedule, times, end=end).named(name)
+
+
+def times_for(name: str, nfe: int) -> int:
+    """How many times a method visits if it calls the network `nfe` times.
+
+    Raises:
+        ValueError: For a name that is not known, or a number of calls that it cannot make.
+    """
+    method = _method(name)
+    num, rest = divmod(nfe - method.more, method.calls)
+    if rest or num < method.fewest:
+        raise ValueError(
+            f"nfe is {nfe}: {name} makes {method.nfe} calls on N times, N at least {method.fewest}"
+        )
+    return num
+
+
+def _method(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"plan is {name!r}: it must be one of {', '.join(METHODS)}")
-    return METHODS[name].write(schedule, times, end=end).named(name)
+    return METHODS[name]

@@ -1,5 +1,7 @@
 """The fixed plans: all that this library writes, on all grids; and which is the best."""
 
+import itertools
+
 import numpy as np
 
 from skipjax import grids, plans
@@ -16,18 +18,16 @@ def fixed(schedule: Schedule, nfe: int) -> list[Plan]:
     Those that come to the same table are there once.
     """
     found: dict[bytes, Plan] = {}
-    for name, method in plans.METHODS.items():
-        num, rest = divmod(nfe - method.more, method.calls)
-        for grid in grids.GRIDS if not rest and num >= method.fewest else ():
-            try:
-                times = grids.named(grid, schedule, num)
-                plan = plans.write(name, schedule, times)
-            except ValueError:  # a grid that the number or the schedule does not allow
-                continue
-            if plan.noise.any() or not plan.alpha.all() or plan.nfe != nfe:
-                continue
-            table = np.concatenate([plan.t, plan.matrix().ravel()])
-            found.setdefault(table.round(9).tobytes(), plan.named(f"{name} on {grid}"))
+    for name, grid in itertools.product(plans.METHODS, grids.GRIDS):
+        try:
+            times = grids.named(grid, schedule, plans.times_for(name, nfe))
+            plan = plans.write(name, schedule, times)
+        except ValueError:  # the method makes no such number of calls, or the grid has none
+            continue
+        if plan.noise.any() or not plan.alpha.all() or plan.nfe != nfe:
+            continue
+        table = np.concatenate([plan.t, plan.matrix().ravel()])
+        found.setdefault(table.round(9).tobytes(), plan.named(f"{name} on {grid}"))
     return list(found.values())
 
 
