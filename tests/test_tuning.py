@@ -22,6 +22,7 @@ from skipjax.tuning import free, search
 from skipjax.tuning.examples import Examples, drawn, rmse, squares
 from skipjax.tuning.fixed import fixed, ranked
 from skipjax.tuning.learn import _normal, learn
+from skipjax.tuning.shipped import read, shipped
 
 LINEAR = schedules.linear()
 SCHEDULES = {
@@ -261,6 +262,17 @@ def test_sample_takes_the_plan_that_comes_with_a_checkpoint(
     assert (work / "samples.png").is_file()
 
 
+def test_the_plans_that_come_with_emoji32_are_its_own():
+    params, found = skipjax.load("emoji32"), shipped("emoji32")
+    assert found
+    for nfe, path in found.items():
+        plan = read(path)
+        assert plan.nfe == nfe and plan.belongs(params.schedule)
+        said = plan.origin.tuned
+        assert said["checkpoint"] == params.fingerprint and said["won"]
+        assert said["held_out_rmse"]["ratio"] < 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -276,6 +288,7 @@ def test_numbers_of_calls_that_do_not_fit_are_refused(checkpoint, work, capsys, 
     assert message in refused(["sample", "--checkpoint", checkpoint, *options], capsys)
 
 
+@pytest.mark.slow
 def test_the_command_tunes(checkpoint, work, capsys):
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     cli.main(["tune", "--checkpoint", str(checkpoint), "--out", "made", *settings, "--label", "1"])

@@ -1,5 +1,6 @@
 """What a plan of many calls makes of the examples: computed once, and kept."""
 
+import hashlib
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ def taught(
         FloatingPointError: If a picture is not finite.
     """
     if keep is not None:
-        claim(keep / "teacher.json", (about or {}) | {"batch": batch, "plan": repr(teacher)})
+        table = hashlib.sha256(teacher.to_json().encode()).hexdigest()[:16]
+        claim(keep / "teacher.json", (about or {}) | {"batch": batch, "plan": table})
     found = []
     for i, part in enumerate(examples.batches(batch)):
         path = None if keep is None else keep / f"{i:05d}.npy"

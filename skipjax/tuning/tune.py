@@ -28,6 +28,7 @@ from skipjax.tuning.teacher import taught
 
 # Folded into the key: pictures that `sample` draws with it begin in noise that was not learned.
 TUNE = 2**32 - 3
+ENOUGH = 32  # pictures, below which an energy distance says nothing
 
 
 def tune(
@@ -243,7 +244,7 @@ def _figures(of: Denoiser, outcome: Outcome, held: Examples, features: Features)
         "seconds": round(outcome.seconds, 1),
     }
     half = len(held.x) // 2
-    if half >= 2 and np.ndim(held.target) == 4:
+    if half >= ENOUGH and np.ndim(held.target) == 4:
         # Of one half, drawn by the plan, to the teacher's of the other.
         mine, others = held.take(np.arange(half)), held.target[half:]
         pairs = {"tuned": outcome.learned, "fixed": outcome.fixed[0]}
