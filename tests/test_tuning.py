@@ -184,9 +184,10 @@ def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
     again = Plan.from_json((tmp_path / "plan.json").read_text())
     assert again.origin.tuned == json.loads(json.dumps(said))
     np.testing.assert_array_equal(again.mix, plan.mix)
-    assert {"plan.json", "report.md", "before.png", "after.png", "teacher"} <= {
+    assert {"plan.json", "report.md", "before.png", "after.png", "error.png", "teacher"} == {
         path.name for path in tmp_path.iterdir()
     }
+    assert ", 9 calls | " in (tmp_path / "report.md").read_text()
     pictures = skipjax.sample(network, KEY, plan=again, num=2, label=0)
     assert np.isfinite(pictures).all()
     # The teacher's pictures are there: interrupted or not, they are not drawn again.

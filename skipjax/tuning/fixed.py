@@ -31,6 +31,20 @@ def fixed(schedule: Schedule, nfe: int) -> list[Plan]:
     return list(found.values())
 
 
+def with_more_calls(schedule: Schedule, plan: Plan) -> list[Plan]:
+    """The method and grid of a plan of `fixed`, at up to three times its calls."""
+    assert plan.origin is not None
+    name, grid = plan.origin.method.split(" on ")
+    found = [plan]
+    for nfe in (3 * plan.nfe // 2, 2 * plan.nfe, 3 * plan.nfe):
+        try:
+            times = grids.named(grid, schedule, plans.times_for(name, nfe))
+            found.append(plans.write(name, schedule, times))
+        except ValueError:  # no such number of calls, or times too close for the schedule
+            continue
+    return found
+
+
 def ranked(
     denoiser: Denoiser,
     candidates: list[Plan],

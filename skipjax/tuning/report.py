@@ -11,12 +11,20 @@ from skipjax.tuning.search import Outcome
 SHOWN = 8  # fixed plans of the table
 
 
-def write(out: Path, plan: Plan, outcome: Outcome) -> None:
-    """Writes plan.json, report.md and, with the extra `plot`, before.png and after.png."""
+def write(out: Path, plan: Plan, outcome: Outcome, curve: dict[int, float]) -> None:
+    """Writes plan.json, report.md and, with the extra `plot`, before.png, after.png and error.png.
+
+    Args:
+        out: Folder.
+        plan: What is returned.
+        outcome: How it came about.
+        curve: Held-out error of the best fixed method by number of calls.
+    """
     _text(out / "plan.json", plan.to_json())
-    _text(out / "report.md", markdown(plan, outcome))
+    _text(out / "report.md", markdown(plan, outcome, curve))
     try:
         pictures = {"before": outcome.fixed[0].plot(), "after": plan.plot()}
+        pictures["error"] = _error(plan, outcome, curve)
     except ImportError:
         return
     for name, figure in pictures.items():
@@ -24,7 +32,7 @@ def write(out: Path, plan: Plan, outcome: Outcome) -> None:
             figure.savefig(temporary)
 
 
-def markdown(plan: Plan, outcome: Outcome) -> str:
+def markdown(plan: Plan, outcome: Outcome, curve: dict[int, float]) -> str:
     """A table of the figures, the error by rounds, and the levels before and after."""
     origin: Any = plan.origin
     (ours, theirs), (mean, error) = outcome.errors, outcome.difference
@@ -42,7 +50,7 @@ def markdown(plan: Plan, outcome: Outcome) -> str:
         "| held-out root mean square | |",
         "|---|---|",
         f"| learned | {ours:.5g} |",
-        f"| {names[0]} | {theirs:.5g} |",
+        *(f"| {names[0]}, {nfe} calls | {error:.5g} |" for nfe, error in curve.items()),
         f"| difference of squares | {mean:.3g} ± {error:.2g} |",
         "",
         f"Best fixed plans: {', '.join(names)}.",
@@ -62,6 +70,21 @@ def markdown(plan: Plan, outcome: Outcome) -> str:
         "",
     ]
     return "\n".join(rows)
+
+
+def _error(plan: Plan, outcome: Outcome, curve: dict[int, float]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    name = outcome.fixed[0].origin.method if outcome.fixed[0].origin else "fixed"
+    axes.loglog(list(curve), list(curve.values()), marker="o", label=name)
+    axes.loglog([plan.nfe], [outcome.errors[0]], marker="*", markersize=12, label="learned")
+    axes.set(xlabel="network calls", ylabel="held-out error", xticks=list(curve))
+    axes.set_xticks([], minor=True)
+    axes.set_xticklabels(map(str, curve))
+    axes.legend()
+    return figure
 
 
 def _text(path: Path, text: str) -> None:

@@ -22,7 +22,16 @@ from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sampling import starting_noise
 from skipjax.tuning import report
-from skipjax.tuning.examples import Denoiser, Examples, Features, drawn, pixels, rmse
+from skipjax.tuning.examples import (
+    Denoiser,
+    Examples,
+    Features,
+    drawn,
+    pixels,
+    rmse,
+    squares,
+)
+from skipjax.tuning.fixed import with_more_calls
 from skipjax.tuning.search import OnRound, Outcome, search
 from skipjax.tuning.teacher import taught
 
@@ -153,7 +162,10 @@ def tune(
     )
     plan = _signed(outcome, about | _figures(of, outcome, held, features))
     if out is not None:
-        report.write(out, plan, outcome)
+        more = with_more_calls(params.schedule, outcome.fixed[0])
+        errors = [float(rmse(squares(of, [p], held, features, batch))[0]) for p in more]
+        curve = {p.nfe: error for p, error in zip(more, errors, strict=True)}
+        report.write(out, plan, outcome, curve)
     if not outcome.won:
         warnings.warn(
             f"no learned plan of {nfe} calls is better than {outcome.fixed[0]} by two standard "
