@@ -16,13 +16,13 @@ from jax.tree_util import Partial
 import skipjax
 from skipjax import cli, grids, plans, schedules
 from skipjax.denoisers import from_eps
-from skipjax.evaluation.exact import Gaussian, Mixture
+from skipjax.evaluation.exact import Mixture
 from skipjax.plans import Plan
 from skipjax.tuning import free, search
 from skipjax.tuning.examples import Examples, drawn, rmse, squares
 from skipjax.tuning.fixed import fixed, ranked
 from skipjax.tuning.learn import _normal, learn
-from skipjax.tuning.shipped import read, shipped
+from skipjax.tuning.shipped import shipped
 
 LINEAR = schedules.linear()
 SCHEDULES = {
@@ -85,7 +85,8 @@ def test_plans_that_stand_still_are_not_of_this_form():
 def test_every_plan_without_noise_is_a_candidate_once():
     found = fixed(LINEAR, 6)
     names = {plan.origin.method.split()[0] for plan in found}
-    assert {"ddim", "dpmpp_3m", "unipc_3", "ipndm_4", "plms", "dpm_2s"} - names <= {"dpm_2s"}
+    assert {"ddim", "dpmpp_3m", "unipc_3", "ipndm_4", "plms"} <= names
+    assert "dpm_2s" not in names  # which makes odd numbers of calls
     assert all(plan.nfe == 6 and not plan.noise.any() for plan in found)
     assert len({plan.matrix().round(6).tobytes() + plan.t.tobytes() for plan in found}) == len(
         found
@@ -139,14 +140,13 @@ def test_learning_betters_every_fixed_plan_on_noise_it_never_saw(float64):
 
 
 def test_where_the_fixed_plan_is_as_good_it_is_kept(float64):
-    """One component: from its own flow, learned from three points alone."""
-
-    exact = Partial(lambda labels: Gaussian([0.0, 0.0], np.eye(2)).denoise)
-    train, decide, held = (examples(num, seed, exact) for num, seed in ((3, 0), (3, 2), (64, 4)))
-    found = search(exact, LINEAR, 3, train, decide, held, rounds=1)
-    if not found.won:
-        assert found.plan is found.fixed[0]
-    assert found.won == (found.difference[0] < -2 * found.difference[1])
+    """What decides is what the best fixed plan itself draws: nothing can be nearer."""
+    train, decide, held = examples(64), examples(64, 2), examples(64, 4)
+    (best, *_), _, _ = ranked(of_pair, fixed(LINEAR, 3), decide)
+    held = held._replace(target=np.asarray(drawn(of_pair, best, held)))
+    found = search(of_pair, LINEAR, 3, train, decide, held, rounds=1)
+    assert not found.won and found.plan is found.fixed[0]
+    assert found.learned is not found.plan and found.errors[0] > found.errors[1]
 
 
 def test_steps_to_where_nothing_is_finite_are_not_taken():
@@ -267,7 +267,7 @@ def test_the_plans_that_come_with_emoji32_are_its_own():
     params, found = skipjax.load("emoji32"), shipped("emoji32")
     assert found
     for nfe, path in found.items():
-        plan = read(path)
+        plan = Plan.from_json(path.read_text())
         assert plan.nfe == nfe and plan.belongs(params.schedule)
         said = plan.origin.tuned
         assert said["checkpoint"] == params.fingerprint and said["won"]

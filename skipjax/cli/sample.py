@@ -21,7 +21,7 @@ from skipjax.compiled import Batch, Compiled
 from skipjax.files import pending
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.tuning.shipped import read, shipped
+from skipjax.tuning.shipped import shipped
 
 
 @dataclass
@@ -121,8 +121,7 @@ class Sample:
                 raise ValueError("nfe is given, and steps too, which it replaces: drop one")
             path = shipped(self.checkpoint).get(nfe) if self.plan is None else None
             if path is not None:
-                chosen = read(path)
-                taken = f"{path}, {chosen.origin.method if chosen.origin else 'of your own'}"
+                chosen, taken = request.plan_or_name(str(path)), str(path)
             elif not isinstance(chosen, Plan):
                 name = chosen or "dpmpp_2m"
                 chosen, steps = name, plans.times_for(name, nfe)

@@ -57,6 +57,14 @@ def drawn(
     return features(integrate(plan, denoiser(examples.labels), examples.x, examples.keys))
 
 
+def residuals(
+    denoiser: Denoiser, plan: Plan, examples: Examples, features: Features = pixels
+) -> jax.Array:
+    """Features of what a plan draws, less the target, [B, values]."""
+    off = drawn(denoiser, plan, examples, features) - examples.target
+    return off.reshape(len(off), -1)
+
+
 def squares(
     denoiser: Denoiser,
     plans: list[Plan],
@@ -82,8 +90,7 @@ def _squares(
     denoiser: Denoiser, stacked: Plan, examples: Examples, features: Features
 ) -> jax.Array:
     def of(plan: Plan) -> jax.Array:
-        off = drawn(denoiser, plan, examples, features) - examples.target
-        return jnp.square(off).reshape(len(off), -1).mean(axis=1)
+        return jnp.square(residuals(denoiser, plan, examples, features)).mean(axis=1)
 
     return jax.lax.map(of, stacked)
 

@@ -30,13 +30,11 @@ class Free(NamedTuple):
             last, in log_snr, [N]: levels stay in order and inside the schedule.
         keep: What is kept of x beyond the step's own, [N].
         mix: Weights of the predictions, newest first, in units of what the step adds, [N, K].
-        noise: Log of a factor of each row's noise, [N].
     """
 
     gaps: Any
     keep: Any
     mix: Any
-    noise: Any
 
 
 class Frame(NamedTuple):
@@ -98,15 +96,16 @@ def free(plan: Plan, schedule: Schedule, history: int) -> tuple[Free, Frame]:
         plan.steer if plan.steer is not None else np.ones(plan.nfe),
         plan.shift if plan.shift is not None else np.zeros(plan.nfe),
     )
-    numbers = Free(np.log(shares), plan.keep - keep, wide.mix / add[:, None], 0 * plan.noise)
+    numbers = Free(np.log(shares), plan.keep - keep, wide.mix / add[:, None])
     return jax.tree.map(np.float64, (numbers, frame))
 
 
 def step(alpha: Any, sigma: Any, end: Any, space: str) -> tuple[Any, Any]:
     """keep and add of the steps between levels, [N] each."""
     xp = np if isinstance(alpha, np.ndarray) else jnp
-    after = [xp.append(a[1:], e) for a, e in zip((alpha, sigma), end, strict=True)]
-    (alpha_next, sigma_next) = after
+    alpha_next, sigma_next = (
+        xp.append(a[1:], e) for a, e in zip((alpha, sigma), end, strict=True)
+    )
     if space == "x_0":
         keep = sigma_next / sigma
         return keep, alpha_next - alpha * keep
@@ -140,7 +139,6 @@ def written(numbers: Free, frame: Frame, space: str, schedule: Schedule, origin:
 
 
 def _table(numbers: Free, frame: Frame, t: Any, alpha: Any, sigma: Any, space: Any) -> Plan:
-    xp = np if isinstance(alpha, np.ndarray) else jnp
     keep, add = step(alpha, sigma, frame.end, space)
     return Plan(
         t,
@@ -148,7 +146,7 @@ def _table(numbers: Free, frame: Frame, t: Any, alpha: Any, sigma: Any, space: A
         sigma,
         keep + numbers.keep,
         add[:, None] * numbers.mix,
-        frame.noise * xp.exp(numbers.noise),
+        frame.noise,
         space,
         frame.steer,
         frame.shift,

@@ -15,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from skipjax.plans import Plan
-from skipjax.tuning.examples import Denoiser, Examples, Features, drawn, pixels
+from skipjax.tuning.examples import Denoiser, Examples, Features, pixels, residuals
 from skipjax.tuning.free import Frame, Free, plan
 
 ABREAST = 8  # tangents computed together
@@ -125,7 +125,7 @@ def _matters(numbers: Free) -> np.ndarray:
     """Which numbers make a difference: no prediction is older than the first."""
     rows, history = numbers.mix.shape
     there = np.arange(rows)[:, None] >= np.arange(history)
-    is_free = Free(np.ones(rows), np.ones(rows), there.astype(float), np.zeros(rows))
+    is_free = Free(np.ones(rows), np.ones(rows), there.astype(float))
     return np.asarray(ravel_pytree(is_free)[0])
 
 
@@ -145,8 +145,8 @@ def _descent(matrix: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarra
 def _cost(
     denoiser: Denoiser, at: Plan, examples: Examples, weight: Any, features: Features
 ) -> jax.Array:
-    off = drawn(denoiser, at, examples, features) - examples.target
-    return jnp.square(off).reshape(len(off), -1).mean(axis=1) @ weight.astype(off.dtype)
+    off = residuals(denoiser, at, examples, features)
+    return jnp.square(off).mean(axis=1) @ weight.astype(off.dtype)
 
 
 @partial(jax.jit, static_argnames=("space", "features", "unravel"))
@@ -163,19 +163,18 @@ def _normal(
 ) -> tuple[jax.Array, jax.Array]:
     """J^T J and J^T r of the residuals r, J their derivatives by the numbers that are free."""
 
-    def residuals(numbers: jax.Array) -> jax.Array:
+    def weighted(numbers: jax.Array) -> jax.Array:
         at = plan(unravel(flat.at[free].set(numbers)), frame, space)
-        off = drawn(denoiser, at, examples, features) - examples.target
-        off = off.reshape(len(off), -1)
+        off = residuals(denoiser, at, examples, features)
         share = weight.astype(off.dtype) / off.shape[1]
         return (jnp.sqrt(share)[:, None] * off).ravel()
 
     here = flat[free]
 
     def along(tangent: jax.Array) -> jax.Array:
-        return jax.jvp(residuals, (here,), (tangent,))[1]
+        return jax.jvp(weighted, (here,), (tangent,))[1]
 
     axes = jnp.eye(len(free), dtype=flat.dtype)
     derivatives = jax.lax.map(along, axes, batch_size=ABREAST)
     product = partial(jnp.matmul, precision="highest")
-    return product(derivatives, derivatives.T), product(derivatives, residuals(here))
+    return product(derivatives, derivatives.T), product(derivatives, weighted(here))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from skipjax.plans import Plan
 from skipjax.weights import cards
 
 
@@ -12,15 +11,3 @@ def shipped(checkpoint: str | Path) -> dict[int, Path]:
         return {}
     found = (cards.find(checkpoint) / "plans").glob("*.json")
     return {int(path.stem): path for path in sorted(found) if path.stem.isdecimal()}
-
-
-def read(path: Path) -> Plan:
-    """The plan of a file.
-
-    Raises:
-        ValueError: If it holds none.
-    """
-    try:
-        return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no plan ({error})") from None
