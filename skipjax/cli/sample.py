@@ -121,7 +121,8 @@ class Sample:
                 raise ValueError("nfe is given, and steps too, which it replaces: drop one")
             path = shipped(self.checkpoint).get(nfe) if self.plan is None else None
             if path is not None:
-                chosen, taken = request.plan_or_name(str(path)), str(path)
+                chosen = Plan.from_json(path.read_text(encoding="utf-8"))
+                taken = f"{path}, {chosen.origin.method if chosen.origin else 'of your own'}"
             elif not isinstance(chosen, Plan):
                 name = chosen or "dpmpp_2m"
                 chosen, steps = name, plans.times_for(name, nfe)
