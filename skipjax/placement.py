@@ -124,10 +124,17 @@ def pictures(mesh: Mesh, weights: Any = ()) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(free))
 
 
+def filled(num: int, over: NamedSharding | None) -> int:
+    """The least number of pictures from `num` on that fills all devices alike."""
+    if over is None:
+        return num
+    parts = math.prod(over.mesh.shape[name] for name in jax.tree.leaves(tuple(over.spec)))
+    return -(-num // parts) * parts
+
+
 def spread(array: np.ndarray | jax.Array, over: NamedSharding) -> jax.Array:
     """An array over pictures on its devices; the last one is repeated to fill them up."""
-    parts = math.prod(over.mesh.shape[name] for name in jax.tree.leaves(tuple(over.spec)))
-    short = -len(array) % parts
+    short = filled(len(array), over) - len(array)
     if short:
         array = np.concatenate([array, np.repeat(np.asarray(array)[-1:], short, axis=0)])
     return jax.device_put(array, over)

@@ -78,7 +78,7 @@ class Tune:
             )
         origin: Any = plan.origin
         said = origin.tuned
-        errors = said["held_out_rmse"]
+        errors = said["held_out"]
         verdict = f"{origin.method}, {errors['ratio']:.3f} of the error of {said['best_fixed']}"
         if not said["won"]:
             verdict = f"{said['best_fixed']}: what was learned did not beat it"

@@ -19,6 +19,8 @@ from skipjax.plans.dpm import dpmpp_2m as dpmpp_2m
 from skipjax.plans.dpm import dpmpp_2m_sde as dpmpp_2m_sde
 from skipjax.plans.dpm import dpmpp_3m as dpmpp_3m
 from skipjax.plans.dpm import dpmpp_3m_sde as dpmpp_3m_sde
+from skipjax.plans.dpm_v3 import Statistics as Statistics
+from skipjax.plans.dpm_v3 import dpm_v3 as dpm_v3
 from skipjax.plans.euler import euler as euler
 from skipjax.plans.euler import euler_ancestral as euler_ancestral
 from skipjax.plans.euler import heun as heun
@@ -37,5 +39,7 @@ from skipjax.plans.singlestep import dpmpp_3s as dpmpp_3s
 from skipjax.plans.singlestep import fast_orders as fast_orders
 from skipjax.plans.singlestep import fast_times as fast_times
 from skipjax.plans.singlestep import singlestep as singlestep
+from skipjax.plans.stepwise import Choice as Choice
+from skipjax.plans.stepwise import stepwise as stepwise
 from skipjax.plans.tape import Tape as Tape
 from skipjax.plans.unipc import unipc as unipc

@@ -71,12 +71,12 @@ def deis(
         known = past  # rho reaches the data
         if variable != "rho" or lower_order_final:
             known = usable(past, t, len(levels) - 1 - i, lower_order_final)
-        weights = _weights(schedule, s, t, [level for level, _ in known], variable)
-        x = t.alpha / s.alpha * x_s + combine(weights, [eps for _, eps in known])
+        factors = weights(schedule, s, t, [level for level, _ in known], variable)
+        x = t.alpha / s.alpha * x_s + combine(factors, [eps for _, eps in known])
     return tape.plan(x, f"{NAMES[variable]}{order}", end)
 
 
-def _weights(
+def weights(
     schedule: Schedule, s: Level, t: Level, nodes: list[Level], variable: Variable
 ) -> np.ndarray:
     """alpha_t times the integrals of the Lagrange polynomials of some levels from s to t."""

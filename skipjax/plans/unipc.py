@@ -79,29 +79,29 @@ def unipc(
         if step is None or not corrector:
             base = called.x
         else:
-            base = tape.since(step.keep * base + _corrected(step, past, new, variant))
+            base = tape.since(step.keep * base + corrected(step, past, new, variant))
         past = [new, *(point for point in past if point[0].log_snr > -inf)][:order]
         step = Step(s, t, space)
         past = usable(past, t, len(levels) - 1 - i, lower_order_final)
-        x = step.keep * base + _predicted(step, past, variant)
+        x = step.keep * base + predicted(step, past, variant)
     return tape.plan(x, f"unipc_{order}" if corrector else f"unip_{order}", end)
 
 
-def _predicted(step: Step, past: Points, variant: Variant) -> Form:
+def predicted(step: Step, past: Points, variant: Variant = "bh2") -> Form:
     """What the predictor adds to keep x_s; the newest of `past` is at s."""
     if len(past) == 2:
         (_, m), (previous, before) = past
         (v,) = step.nodes([previous])
         return step.weight(0) * m + _half(step, variant) / v * (before - m)
-    return _through(step, past)
+    return through(step, past)
 
 
-def _corrected(step: Step, past: Points, new: tuple[Level, Form], variant: Variant) -> Form:
+def corrected(step: Step, past: Points, new: tuple[Level, Form], variant: Variant = "bh2") -> Form:
     """What the corrector adds to keep x_s; the newest of `past` is at s, and `new` at t."""
     if len(past) == 1:
         (_, m), (_, m_t) = past[0], new
         return step.weight(0) * m + _half(step, variant) * (m_t - m)
-    return _through(step, [*past, new])
+    return through(step, [*past, new])
 
 
 def _half(step: Step, variant: Variant) -> float:
@@ -109,6 +109,6 @@ def _half(step: Step, variant: Variant) -> float:
     return (step.weight(0) if variant == "bh2" else step.slow) / 2
 
 
-def _through(step: Step, points: Points) -> Form:
+def through(step: Step, points: Points) -> Form:
     """The polynomial through all points, integrated exactly."""
     return combine(step.through([level for level, _ in points]), [m for _, m in points])

@@ -1,4 +1,4 @@
-"""Where sampling starts and where it should end, and how far plans are from that."""
+"""Where sampling starts and where it should end, and what plans make of it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +10,7 @@ import numpy as np
 
 from skipjax.denoisers import Denoise
 from skipjax.plans import Plan, stack
-from skipjax.sampling import integrate
-
-# The denoiser of pictures with some labels, [B] or None: a pytree, as `jax.tree_util.Partial` is.
-Denoiser = Callable[[jax.Array | None], Denoise]
-# What pictures are compared in: [B, ...] -> [B, ...].
-Features = Callable[[jax.Array], jax.Array]
+from skipjax.sampling import advance, integrate, no_history
 
 
 class Examples(NamedTuple):
@@ -25,13 +20,18 @@ class Examples(NamedTuple):
         x: Starting noise, [M, ...].
         keys: Of the noise that a plan adds, [M].
         labels: int [M], or None.
-        target: What the features should be, those of the teacher's pictures, [M, ...].
+        scale: Of guidance, [M]; None where it is one for all, or there is none.
+        target: What the features should be, [M, ...]: those of the teacher's pictures.
+        path: How the teacher came there: log_snr of its levels, increasing, [M, P], and
+            x / sqrt(alpha^2 + sigma^2) there, [M, P, ...]. None where the end alone counts.
     """
 
     x: Any
     keys: Any
     labels: Any = None
+    scale: Any = None
     target: Any = None
+    path: Any = None
 
     def take(self, chosen: Any) -> "Examples":
         """Those at some places."""
@@ -44,6 +44,12 @@ class Examples(NamedTuple):
         return [self.take(some) for some in places.reshape(-1, size)]
 
 
+# The denoiser of some examples: a pytree, as `jax.tree_util.Partial` is.
+Denoiser = Callable[[Examples], Denoise]
+# What pictures are compared in: [B, ...] -> [B, ...].
+Features = Callable[[jax.Array], jax.Array]
+
+
 def pixels(x: jax.Array) -> jax.Array:
     """The pictures themselves."""
     return x
@@ -54,47 +60,72 @@ def drawn(
     denoiser: Denoiser, plan: Plan, examples: Examples, features: Features = pixels
 ) -> jax.Array:
     """Features of what a plan draws of some examples, all at once."""
-    return features(integrate(plan, denoiser(examples.labels), examples.x, examples.keys))
+    return features(integrate(plan, denoiser(examples), examples.x, examples.keys))
 
 
-def residuals(
-    denoiser: Denoiser, plan: Plan, examples: Examples, features: Features = pixels
-) -> jax.Array:
-    """Features of what a plan draws, less the target, [B, values]."""
-    off = drawn(denoiser, plan, examples, features) - examples.target
-    return off.reshape(len(off), -1)
+def points(denoise: Denoise, plan: Plan, examples: Examples) -> jax.Array:
+    """Every point that a plan comes to, x_1 .. x_N, [N, B, ...]."""
+    dtype = jnp.promote_types(examples.x.dtype, jnp.float32)
+    x = examples.x.astype(dtype)
+
+    def step(carry, row):
+        carry = advance(carry, row[1], row[0], denoise, examples.keys)
+        return carry, carry[0]
+
+    table = jax.tree.map(lambda column: jnp.asarray(column, dtype), plan)
+    return jax.lax.scan(step, (x, no_history(plan, x)), (jnp.arange(plan.nfe), table))[1]
 
 
-def squares(
+@jax.jit
+def travelled(
+    denoiser: Denoiser, plan: Plan, examples: Examples, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What a plan draws of some examples, [B, ...], and x_{i+1} / sqrt(alpha^2 + sigma^2) of some
+    of its rows i, [B, rows, ...].
+    """
+    x = points(denoiser(examples), plan, examples)
+    size = jnp.hypot(plan.alpha, plan.sigma)[rows + 1].reshape(-1, *(1,) * examples.x.ndim)
+    return x[-1], jnp.moveaxis(x[rows] / size.astype(x.dtype), 0, 1)
+
+
+def pictures(
     denoiser: Denoiser,
     plans: list[Plan],
     examples: Examples,
     features: Features = pixels,
     batch: int = 256,
-) -> np.ndarray:
-    """Mean square of each picture's features - target, by plan, float64 [plans, M].
+    history: int = 0,
+    many: int = 1,
+) -> list[np.ndarray]:
+    """Features of what plans draw of all examples, [M, values] of each.
 
     Plans of one number of calls and one space share a program, whatever their history.
+
+    Args:
+        denoiser: Of the network.
+        plans: Any number.
+        examples: M of them.
+        features: What pictures are compared in.
+        batch: Pictures at a time.
+        history: K of the program at least.
+        many: Plans are filled up to a multiple of it, so that populations share a program.
     """
-    found: Any = np.full((len(plans), len(examples.x)), np.nan)
-    for space in {plan.space for plan in plans}:
-        places = [i for i, plan in enumerate(plans) if plan.space == space]
-        stacked = stack([plans[i] for i in places])
-        parts = [_squares(denoiser, stacked, part, features) for part in examples.batches(batch)]
-        found[places] = np.concatenate(jax.device_get(parts), axis=1)[:, : len(examples.x)]
-    return found
+    found: dict[int, np.ndarray] = {}
+    for kind in dict.fromkeys((plan.space, plan.nfe) for plan in plans):
+        places = [i for i, plan in enumerate(plans) if (plan.space, plan.nfe) == kind]
+        some = [plans[i].widened(max(history, plans[i].history)) for i in places]
+        stacked = stack(some + [some[-1]] * (-len(some) % many))
+        parts = [_pictures(denoiser, stacked, part, features) for part in examples.batches(batch)]
+        values = np.concatenate(jax.device_get(parts), axis=1)[:, : len(examples.x)]
+        found |= dict(zip(places, values, strict=False))
+    return [found[i] for i in range(len(plans))]
 
 
 @partial(jax.jit, static_argnames="features")
-def _squares(
+def _pictures(
     denoiser: Denoiser, stacked: Plan, examples: Examples, features: Features
 ) -> jax.Array:
     def of(plan: Plan) -> jax.Array:
-        return jnp.square(residuals(denoiser, plan, examples, features)).mean(axis=1)
+        return drawn(denoiser, plan, examples, features).reshape(len(examples.x), -1)
 
     return jax.lax.map(of, stacked)
-
-
-def rmse(squares: np.ndarray) -> np.ndarray:
-    """Root of the mean over pictures; infinite where one is not finite."""
-    return np.sqrt(np.nan_to_num(squares, nan=np.inf, posinf=np.inf).mean(axis=-1))

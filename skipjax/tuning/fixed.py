@@ -1,39 +1,97 @@
-"""The fixed plans: all that this library writes, on all grids; and which is the best."""
+"""The fixed plans: all that this library writes, on all grids, and which of them is the best."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
 from skipjax import grids, plans
 from skipjax.plans import Plan
 from skipjax.schedules import Schedule
-from skipjax.tuning.examples import Denoiser, Examples, Features, pixels, rmse, squares
+from skipjax.tuning.examples import Denoiser, Examples, Features, pictures, pixels
+from skipjax.tuning.loss import Loss, path
 
 KEPT = 4  # one in so many goes to the next round of a search
+CUTOFFS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of T
+ETAS = (0.25, 0.5, 0.75, 1.0)
 
 
-def fixed(schedule: Schedule, nfe: int) -> list[Plan]:
-    """Every plan without noise that calls the network `nfe` times, on every grid, named by both.
+def fixed(schedule: Schedule, nfe: int, noisy: bool = False) -> list[Plan]:
+    """Every plan that calls the network `nfe` times, on every grid, named by both.
 
     Those that come to the same table are there once.
+
+    Args:
+        schedule: The forward process.
+        nfe: Network calls.
+        noisy: Whether plans that add noise are among them, and `hybrids`.
     """
-    found: dict[bytes, Plan] = {}
+    found = []
     for name, grid in itertools.product(plans.METHODS, grids.GRIDS):
         try:
             times = grids.named(grid, schedule, plans.times_for(name, nfe))
             plan = plans.write(name, schedule, times)
         except ValueError:  # the method makes no such number of calls, or the grid has none
             continue
-        if plan.noise.any() or not plan.alpha.all() or plan.nfe != nfe:
-            continue
-        table = np.concatenate([plan.t, plan.matrix().ravel()])
-        found.setdefault(table.round(9).tobytes(), plan.named(f"{name} on {grid}"))
+        if (noisy or not plan.noise.any()) and plan.alpha.all() and plan.nfe == nfe:
+            found.append(plan.named(f"{name} on {grid}"))
+    if noisy:
+        found += hybrids(schedule, nfe)
+    return different(found)
+
+
+def hybrids(schedule: Schedule, nfe: int) -> list[Plan]:
+    """DDIM with noise above a cutoff and none below: of all cutoffs, strengths of the noise, and
+    ways to divide the calls between the two parts, which is to choose a skip for each.
+    """
+    found = []
+    for cutoff, eta, above in itertools.product(CUTOFFS, ETAS, range(nfe + 1)):
+        found.append(hybrid(schedule, nfe, cutoff, eta, above))
+    return different([plan for plan in found if plan is not None])
+
+
+def hybrid(
+    schedule: Schedule, nfe: int, cutoff: float, eta: float, above: int | None = None
+) -> Plan | None:
+    """One hybrid, each of its parts on evenly spaced times; None if a part has no such grid.
+
+    Args:
+        schedule: The forward process.
+        nfe: Network calls.
+        cutoff: Where noise ends, as a part of T: 1 is DDIM, 0 has noise throughout.
+        eta: Of the steps that begin above the cutoff.
+        above: Calls above it; as many as of one evenly spaced grid, unless told.
+    """
+    T = schedule.T
+    where = round(cutoff * T)
+    if above is None:
+        times = grids.trailing(T, nfe)
+    else:
+        parts = ((T - where, above, where), (where, nfe - above, 0))
+        if any(num > span or (num == 0) != (span == 0) for span, num, _ in parts):
+            return None
+        halves = [grids.trailing(span, num) + first for span, num, first in parts if num]
+        times = np.concatenate(halves)
+    etas = np.where(times >= where, eta, 0.0)
+    skips = "" if above is None else f", {above} calls above"
+    name = f"hybrid of cutoff {cutoff:g} T, eta {eta:g}{skips}"
+    return plans.ddim(schedule, times, etas).named(name)
+
+
+def different(some: list[Plan]) -> list[Plan]:
+    """Of plans with the same table the first."""
+    found: dict[bytes, Plan] = {}
+    for plan in some:
+        table = np.concatenate([plan.t, plan.noise, plan.matrix().ravel()])
+        found.setdefault(table.round(9).tobytes(), plan)
     return list(found.values())
 
 
 def with_more_calls(schedule: Schedule, plan: Plan) -> list[Plan]:
     """The method and grid of a plan of `fixed`, at up to three times its calls."""
     assert plan.origin is not None
+    if " on " not in plan.origin.method:  # a hybrid: its cutoff belongs to its calls
+        return [plan]
     name, grid = plan.origin.method.split(" on ")
     found = [plan]
     for nfe in (3 * plan.nfe // 2, 2 * plan.nfe, 3 * plan.nfe):
@@ -45,14 +103,12 @@ def with_more_calls(schedule: Schedule, plan: Plan) -> list[Plan]:
     return found
 
 
+# Error of each of some plans on some examples.
+Score = Callable[[list[Plan], Examples], np.ndarray]
+
+
 def ranked(
-    denoiser: Denoiser,
-    candidates: list[Plan],
-    examples: Examples,
-    features: Features = pixels,
-    *,
-    least: int = 8,
-    batch: int = 256,
+    score: Score, candidates: list[Plan], examples: Examples, least: int = 8
 ) -> tuple[list[Plan], np.ndarray, int]:
     """Plans by their error, best first, by successive halving.
 
@@ -66,11 +122,27 @@ def ranked(
     num, calls = len(examples.x), 0
     many = min(least, num)
     while True:
-        some = examples.take(np.arange(many))
-        errors = rmse(squares(denoiser, candidates, some, features, min(batch, many)))
+        errors = score(candidates, examples.take(np.arange(many)))
         calls += sum(plan.nfe for plan in candidates) * many
         order = np.argsort(errors, kind="stable")
         if many == num:
             return [candidates[i] for i in order], errors[order], calls
         candidates = [candidates[i] for i in order[: max(KEPT, len(order) // KEPT)]]
         many = min(KEPT * many, num)
+
+
+def scores(
+    denoiser: Denoiser,
+    some: list[Plan],
+    examples: Examples,
+    features: Features = pixels,
+    *,
+    loss: Loss = path,
+    batch: int = 256,
+    history: int = 0,
+    many: int = 1,
+) -> np.ndarray:
+    """The error of each plan, float64. Arguments as in `pictures` and `learn`."""
+    batch = min(batch, len(examples.x))
+    found = pictures(denoiser, some, examples, features, batch, history, many)
+    return np.array([loss.error(values, examples.target) for values in found])

@@ -1,12 +1,14 @@
 """A plan as free numbers: what of a table is learned, and how it stays a sampler.
 
-A step from level (alpha, sigma) to (alpha', sigma') that holds its prediction m fixed is
+A step from level (alpha, sigma) to (alpha', sigma') that holds its prediction m fixed is DDIM's,
 
-    x' = keep x + add m        in x_0:  keep = sigma' / sigma,  add = alpha' - alpha keep
-                               in eps:  keep = alpha' / alpha,  add = sigma' - sigma keep
+    x' = keep x + add m + std z        in x_0:  keep = left / sigma,   add = alpha' - alpha keep
+                                       in eps:  keep = alpha' / alpha, add = left - sigma keep
 
-What is learned is where the levels lie, what is kept beyond that, and the weights of this and
-earlier predictions in units of `add`, which are of the order of 1 however short the step.
+with std = eta times the posterior's, left^2 = sigma'^2 - std^2, and eta = sin(turn). What is
+learned is where the levels lie, how far each step turns from the ODE to the posterior, what is
+kept beyond that, and the weights of this and earlier predictions in units of `add`, which are of
+the order of 1 however short the step.
 """
 
 from dataclasses import replace
@@ -28,11 +30,13 @@ class Free(NamedTuple):
     Attributes:
         gaps: Logits of the shares that the N steps have of the way from the first level to the
             last, in log_snr, [N]: levels stay in order and inside the schedule.
+        turn: arcsin of eta, [N]: 0 for no noise, pi/2 for the posterior's.
         keep: What is kept of x beyond the step's own, [N].
         mix: Weights of the predictions, newest first, in units of what the step adds, [N, K].
     """
 
     gaps: Any
+    turn: Any
     keep: Any
     mix: Any
 
@@ -47,9 +51,9 @@ class Frame(NamedTuple):
         first: log_snr of the first call.
         last: Greatest log_snr that a call may have, or that of the end.
         end: alpha and sigma of the end.
-        noise: Weight of fresh noise of the plan that was started from, [N].
-        steer: Its weight of guidance in the prediction, [N].
-        shift: Its weight of guidance in the mean, [N].
+        steer: Weight of guidance in the prediction, of the plan that was started from, [N]: 1, or
+            0 where it shifts the mean.
+        shift: Its weight of guidance in the mean, beyond the variance of the noise, [N].
     """
 
     log_snr: Any
@@ -58,7 +62,6 @@ class Frame(NamedTuple):
     first: Any
     last: Any
     end: Any
-    noise: Any
     steer: Any
     shift: Any
 
@@ -67,8 +70,8 @@ def free(plan: Plan, schedule: Schedule, history: int) -> tuple[Free, Frame]:
     """A plan as free numbers, and the frame in which they are the plan again.
 
     Raises:
-        ValueError: If it calls the network twice at a level, goes back, or starts where alpha
-            is 0: then it is not of this form.
+        ValueError: If it calls the network twice at a level, goes back, starts where alpha is 0,
+            or adds more noise than the posterior: then it is not of this form.
     """
     if plan.origin is None or plan.log_variance is not None:
         raise ValueError("only a plan of fixed variance, written for a schedule, can be learned")
@@ -83,8 +86,14 @@ def free(plan: Plan, schedule: Schedule, history: int) -> tuple[Free, Frame]:
     shares[-1] = max(shares[-1], LEAST)  # a last call at time 0 has no way left
     if not np.isfinite(shares).all() or np.any(shares[:-1] < LEAST):
         raise ValueError("the plan's levels do not follow one another")
-    keep, add = step(plan.alpha, plan.sigma, end, plan.space)
+    most = step(plan.alpha, plan.sigma, end, plan.space, np.pi / 2)[2]
+    eta = np.divide(plan.noise, most, out=np.zeros_like(most), where=most > 0)
+    if np.any(eta > 1 + 1e-9) or np.any(plan.noise[most == 0]):
+        raise ValueError("the plan adds more noise than the posterior has")
+    turn = np.arcsin(np.minimum(eta, 1))
+    keep, add, _ = step(plan.alpha, plan.sigma, end, plan.space, turn)
     wide = plan.widened(max(history, plan.history))
+    steer = plan.steer if plan.steer is not None else np.ones(plan.nfe)
     frame = Frame(
         log_snr[::-1],
         t[::-1].astype(float),
@@ -92,25 +101,27 @@ def free(plan: Plan, schedule: Schedule, history: int) -> tuple[Free, Frame]:
         visited[0],
         last,
         np.array(end),
-        plan.noise,
-        plan.steer if plan.steer is not None else np.ones(plan.nfe),
-        plan.shift if plan.shift is not None else np.zeros(plan.nfe),
+        steer,
+        (plan.shift if plan.shift is not None else 0) - (1 - steer) * plan.noise**2,
     )
-    numbers = Free(np.log(shares), plan.keep - keep, wide.mix / add[:, None])
+    numbers = Free(np.log(shares), turn, plan.keep - keep, wide.mix / add[:, None])
     return jax.tree.map(np.float64, (numbers, frame))
 
 
-def step(alpha: Any, sigma: Any, end: Any, space: str) -> tuple[Any, Any]:
-    """keep and add of the steps between levels, [N] each."""
+def step(alpha: Any, sigma: Any, end: Any, space: str, turn: Any) -> tuple[Any, Any, Any]:
+    """keep, add and std of the steps between levels, [N] each."""
     xp = np if isinstance(alpha, np.ndarray) else jnp
     alpha_next, sigma_next = (
         xp.append(a[1:], e) for a, e in zip((alpha, sigma), end, strict=True)
     )
+    eta, shrunk = xp.sin(turn), (alpha / sigma) * (sigma_next / alpha_next)  # e^-h, of log_snr
+    fresh = 1 - shrunk**2  # the posterior's variance, as a part of sigma_next^2
+    std, left = sigma_next * eta * xp.sqrt(fresh), sigma_next * xp.sqrt(1 - eta**2 * fresh)
     if space == "x_0":
-        keep = sigma_next / sigma
-        return keep, alpha_next - alpha * keep
+        keep = left / sigma
+        return keep, alpha_next - alpha * keep, std
     keep = alpha_next / alpha
-    return keep, sigma_next - sigma * keep
+    return keep, left - sigma * keep, std
 
 
 def log_snrs(numbers: Free, frame: Frame) -> Any:
@@ -139,15 +150,15 @@ def written(numbers: Free, frame: Frame, space: str, schedule: Schedule, origin:
 
 
 def _table(numbers: Free, frame: Frame, t: Any, alpha: Any, sigma: Any, space: Any) -> Plan:
-    keep, add = step(alpha, sigma, frame.end, space)
+    keep, add, std = step(alpha, sigma, frame.end, space, numbers.turn)
     return Plan(
         t,
         alpha,
         sigma,
         keep + numbers.keep,
         add[:, None] * numbers.mix,
-        frame.noise,
+        std,
         space,
         frame.steer,
-        frame.shift,
+        frame.shift + (1 - frame.steer) * std**2,
     )

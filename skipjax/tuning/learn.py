@@ -1,13 +1,17 @@
-"""Fits the numbers of a plan, through `integrate`, by Levenberg and Marquardt's method.
+"""Fits the numbers of a plan, through its points, by Levenberg and Marquardt's method.
 
-A plan has a few dozen numbers and an error of thousands of values, whose derivatives by every
-number are as many tangents, each about as dear as a call. Near its optimum numbers depend on each
-other strongly: descent by gradients alone goes there slowly, and this method does not.
+A plan has a few dozen numbers. Near its optimum they depend on each other strongly: descent by
+gradients alone goes there slowly, and steps that are measured by how far the pictures move do not.
+That metric, J^T J with J the derivatives of the pictures by the numbers, is estimated by drawing
+some v with E[v v^T] = 1 for each picture and pulling them back, J^T v, together with the gradient
+of the loss; it costs a few calls for each of a plan's, however many numbers it has, and remembers
+points, not what the network computed (Hutchinson's estimate, of a matrix).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +19,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from skipjax.plans import Plan
-from skipjax.tuning.examples import Denoiser, Examples, Features, pixels, residuals
+from skipjax.tuning.examples import Denoiser, Examples, Features, pixels
 from skipjax.tuning.free import Frame, Free, plan
+from skipjax.tuning.loss import Loss, path
+from skipjax.tuning.seen import PROBES, normal, seen
 
-ABREAST = 8  # tangents computed together
 TRIES = 8  # of smaller steps, before a round is the last
 LEAST_GAIN = 1e-3  # of the error, relative, below which a round is the last
 
@@ -30,7 +35,7 @@ class Learned(NamedTuple):
         numbers: Those of least error on the examples that decide.
         learned: Error on the examples that were learned from, at first and after every round.
         decided: Error on the examples that decide, likewise.
-        calls: Network calls spent, for one picture each; a tangent counts as one.
+        calls: Network calls spent, for one picture each; to pull a vector back counts as one.
     """
 
     numbers: Free
@@ -47,12 +52,15 @@ def learn(
     train: Examples,
     decide: Examples,
     *,
+    fixed: tuple[str, ...] = ("turn",),
+    loss: Loss = path,
     features: Features = pixels,
+    way: float = 0.0,
     rounds: int = 10,
     batch: int = 256,
     on_round: Callable[[int, float], None] | None = None,
 ) -> Learned:
-    """Makes the squared distance between features and target small, over all examples at once.
+    """Makes the loss small, over all examples at once.
 
     Args:
         denoiser: Of the network.
@@ -61,7 +69,10 @@ def learn(
         space: What the plan's predictions are.
         train: What is learned from.
         decide: What tells which round was the best.
+        fixed: Fields of the numbers that stay as they are.
+        loss: What is made small.
         features: What pictures are compared in.
+        way: Weight of the points on the way, where the examples say how the teacher came.
         rounds: At most.
         batch: Pictures at a time.
         on_round: Told the number of rounds done, and the error on `decide`.
@@ -71,110 +82,110 @@ def learn(
     """
     dtype = jnp.promote_types(train.x.dtype, jnp.float32)
     flat, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.asarray(a, dtype), numbers))
-    flat, free = np.asarray(flat, np.float64), np.flatnonzero(_matters(numbers))
-    frame = jax.tree.map(lambda a: jnp.asarray(a, dtype), frame)
-    parts, others = train.batches(batch), decide.batches(batch)
-    weights = _weights(train, parts), _weights(decide, others)
-    nfe, spent = len(frame.noise), 0
+    flat, free = np.asarray(flat, np.float64), np.flatnonzero(_matters(numbers, fixed))
+    made = _Made(jax.tree.map(lambda a: jnp.asarray(a, dtype), frame), space, unravel)
+    sets = {True: train.batches(batch), False: decide.batches(batch)}
+    nfe, spent = len(frame.steer), 0
 
-    def cost(flat: np.ndarray, parts: list[Examples], weights: list[np.ndarray]) -> float:
-        """Mean square over all examples."""
+    def drawn(flat: np.ndarray, learning: bool) -> tuple[np.ndarray, np.ndarray, float]:
+        """What a plan draws, what it should be, and the error."""
         nonlocal spent
-        spent += nfe * sum(len(weight) for weight in weights)
-        at = plan(unravel(jnp.asarray(flat, dtype)), frame, space)
-        sums = [_cost(denoiser, at, *pair, features) for pair in zip(parts, weights, strict=True)]
-        return float(np.sum(jax.device_get(sums), dtype=np.float64))
+        whole = train if learning else decide
+        spent += nfe * len(whole.x)
+        at = made.plan(jnp.asarray(flat, dtype))
+        found = [seen(denoiser, at, part, way, features) for part in sets[learning]]
+        values = np.concatenate(jax.device_get(found))[: len(whole.x)]
+        wanted = np.asarray(whole.target).reshape(len(whole.x), -1)
+        # What is seen of the way is how far it is off.
+        beyond = np.zeros((len(wanted), values.shape[1] - wanted.shape[1]), wanted.dtype)
+        wanted = np.concatenate([wanted, beyond], axis=1)
+        return values, wanted, loss.error(values, wanted)
 
-    now, damping = cost(flat, parts, weights[0]), 1e-2
-    best, learned, decided = flat, [now**0.5], [cost(flat, others, weights[1]) ** 0.5]
+    now, damping = drawn(flat, True), 1e-2
+    best, learned, decided = flat, [now[-1]], [drawn(flat, False)[-1]]
     for done in range(1, rounds + 1):
-        at = jnp.asarray(flat, dtype)
-        sums = [
-            _normal(denoiser, at, free, frame, *pair, space, features, unravel)
-            for pair in zip(parts, weights[0], strict=True)
-        ]
-        spent += nfe * len(train.x) * (len(free) + -(-len(free) // ABREAST))
-        matrices, slopes = zip(*jax.device_get(sums), strict=True)
-        matrix = np.asarray(np.sum(matrices, axis=0, dtype=np.float64))
-        slope = np.asarray(np.sum(slopes, axis=0, dtype=np.float64))
-        step = _descent(matrix, slope, damping)
+        if not np.isfinite(learned[-1]):
+            break
+        gradient, weight = loss.gradient(*now[:2])
+        columns, by_numbers = made.derived(jnp.asarray(flat, dtype), free)
+        keys = jax.random.split(jax.random.key(done), len(sets[True]))
+        parts = zip(sets[True], _padded(gradient.astype(dtype), batch), keys, strict=True)
+        found = [normal(denoiser, columns, by_numbers, *part, way, features) for part in parts]
+        spent += nfe * len(train.x) * (2 + PROBES + 1)
+        matrix, slope = (
+            np.asarray(np.sum(sums, axis=0, dtype=np.float64))
+            for sums in zip(*jax.device_get(found), strict=True)
+        )
+        matrix *= weight
         for _ in range(TRIES):
             after = flat.copy()
-            after[free] += step
-            then = cost(after, parts, weights[0])
-            if then < now:
+            after[free] += _descent(matrix, slope, damping)
+            then = drawn(after, True)
+            if then[-1] < now[-1]:
                 break
             damping *= 4
-            step = _descent(matrix, slope, damping)
         else:
             break
-        gain, flat, now, damping = 1 - then / now, after, then, max(damping / 6, 1e-9)
-        learned.append(now**0.5)
-        decided.append(cost(flat, others, weights[1]) ** 0.5)
+        gain = (now[-1] - then[-1]) / abs(now[-1])
+        flat, now, damping = after, then, max(damping / 6, 1e-9)
+        learned.append(now[-1])
+        decided.append(drawn(flat, False)[-1])
         if decided[-1] <= min(decided):
             best = flat
         if on_round is not None:
             on_round(done, decided[-1])
         if gain < LEAST_GAIN:
             break
-    found = jax.tree.map(np.float64, unravel(jnp.asarray(best, dtype)))
-    return Learned(found, learned, decided, spent)
+    numbers = jax.tree.map(np.float64, unravel(jnp.asarray(best, dtype)))
+    return Learned(numbers, learned, decided, spent)
 
 
-def _matters(numbers: Free) -> np.ndarray:
-    """Which numbers make a difference: no prediction is older than the first."""
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["frame"],
+    meta_fields=["space", "unravel"],
+)
+@dataclass(frozen=True)
+class _Made:
+    """How numbers become a plan."""
+
+    frame: Frame
+    space: str
+    unravel: Callable[[jax.Array], Free]
+
+    @jax.jit
+    def plan(self, flat: jax.Array) -> Plan:
+        """The plan of some numbers."""
+        return plan(self.unravel(flat), self.frame, self.space)
+
+    @jax.jit
+    def derived(self, flat: jax.Array, free: jax.Array) -> tuple[Plan, Plan]:
+        """The plan, and the derivatives of its columns by the numbers that are free."""
+
+        def columns(numbers: jax.Array) -> Plan:
+            return self.plan(flat.at[free].set(numbers))
+
+        return columns(flat[free]), jax.jacfwd(columns)(flat[free])
+
+
+def _matters(numbers: Free, fixed: tuple[str, ...]) -> np.ndarray:
+    """Which numbers make a difference: no prediction is older than the first, and the last step
+    adds no noise.
+    """
     rows, history = numbers.mix.shape
+    free = {name: np.full(rows, float(name not in fixed)) for name in Free._fields}
     there = np.arange(rows)[:, None] >= np.arange(history)
-    is_free = Free(np.ones(rows), np.ones(rows), there.astype(float))
-    return np.asarray(ravel_pytree(is_free)[0])
+    free["mix"] = free["mix"][:, None] * there
+    free["turn"][-1] = 0
+    return np.asarray(ravel_pytree(Free(**free))[0])
 
 
-def _weights(examples: Examples, parts: list[Examples]) -> list[np.ndarray]:
-    """Share of each picture in the mean; 0 of those that fill the last batch."""
-    num, size = len(examples.x), len(parts[0].x)
-    there = np.arange(len(parts) * size) < num
-    return list((there / num).reshape(-1, size).astype(np.float32))
+def _padded(values: np.ndarray, batch: int) -> list[np.ndarray]:
+    """`batch` rows at a time, those that fill the last batch 0."""
+    values = np.pad(values, ((0, -len(values) % batch), (0, 0)))
+    return list(values.reshape(-1, batch, values.shape[1]))
 
 
 def _descent(matrix: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarray:
     diagonal = np.diag(matrix)
     return np.linalg.solve(matrix + damping * np.diag(diagonal + 1e-9 * diagonal.max()), -slope)
-
-
-@partial(jax.jit, static_argnames="features")
-def _cost(
-    denoiser: Denoiser, at: Plan, examples: Examples, weight: Any, features: Features
-) -> jax.Array:
-    off = residuals(denoiser, at, examples, features)
-    return jnp.square(off).mean(axis=1) @ weight.astype(off.dtype)
-
-
-@partial(jax.jit, static_argnames=("space", "features", "unravel"))
-def _normal(
-    denoiser: Denoiser,
-    flat: jax.Array,
-    free: jax.Array,
-    frame: Frame,
-    examples: Examples,
-    weight: Any,
-    space: str,
-    features: Features,
-    unravel: Callable[[jax.Array], Free],
-) -> tuple[jax.Array, jax.Array]:
-    """J^T J and J^T r of the residuals r, J their derivatives by the numbers that are free."""
-
-    def weighted(numbers: jax.Array) -> jax.Array:
-        at = plan(unravel(flat.at[free].set(numbers)), frame, space)
-        off = residuals(denoiser, at, examples, features)
-        share = weight.astype(off.dtype) / off.shape[1]
-        return (jnp.sqrt(share)[:, None] * off).ravel()
-
-    here = flat[free]
-
-    def along(tangent: jax.Array) -> jax.Array:
-        return jax.jvp(weighted, (here,), (tangent,))[1]
-
-    axes = jnp.eye(len(free), dtype=flat.dtype)
-    derivatives = jax.lax.map(along, axes, batch_size=ABREAST)
-    product = partial(jnp.matmul, precision="highest")
-    return product(derivatives, derivatives.T), product(derivatives, weighted(here))

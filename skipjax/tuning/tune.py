@@ -2,18 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.tree_util import Partial
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
-from skipjax import evaluation, grids, labels, plans, request
+from skipjax import labels, placement, request
 from skipjax.checks import whole
 from skipjax.denoisers import Denoise
 from skipjax.generation import Guide, denoiser
@@ -22,22 +22,19 @@ from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sampling import starting_noise
 from skipjax.tuning import report
-from skipjax.tuning.examples import (
-    Denoiser,
-    Examples,
-    Features,
-    drawn,
-    pixels,
-    rmse,
-    squares,
-)
-from skipjax.tuning.fixed import with_more_calls
-from skipjax.tuning.search import OnRound, Outcome, search
-from skipjax.tuning.teacher import taught
+from skipjax.tuning.examples import Denoiser, Examples, Features, pixels
+from skipjax.tuning.fixed import scores
+from skipjax.tuning.loss import LOSSES
+from skipjax.tuning.search import OnRound, search
+from skipjax.tuning.teacher import taught, trust
+from skipjax.tuning.teacher import teacher as trusted_plan
 
 # Folded into the key: pictures that `sample` draws with it begin in noise that was not learned.
 TUNE = 2**32 - 3
-ENOUGH = 32  # pictures, below which an energy distance says nothing
+OTHERS = 2**32 - 4  # of the pictures that stand for the teacher's law
+SCALES = 2**32 - 5
+POINTS = 33  # of the teacher's way
+LEAST = 4  # pictures that all fixed plans are tried on
 
 
 def tune(
@@ -47,14 +44,20 @@ def tune(
     nfe: int,
     history: int | None = None,
     label: Label | Sequence[Label] | None = None,
-    guidance: float | None = None,
+    guidance: float | tuple[float, float] | None = None,
     classifier: Classifier | None = None,
     guidance_interval: tuple[float, float] | None = None,
     teacher: Plan | str = "dpmpp_3m",
     teacher_nfe: int = 100,
+    loss: Literal["path", "energy"] = "path",
+    pictures: ArrayLike | None = None,
+    noise: bool | None = None,
+    whole_times: bool = False,
     features: Features = pixels,
+    way: float = 0.0,
     num: int = 64,
     held_out: int = 64,
+    generations: int = 0,
     starts: int = 2,
     rounds: int = 10,
     batch: int = 16,
@@ -65,27 +68,40 @@ def tune(
 ) -> Plan:
     """Learns a plan of a given number of calls for a network.
 
-    From the best of all fixed plans without noise it learns times, what is kept of x, and the
-    weights of the last predictions, so that pictures come near those that the teacher draws of
-    the same noise. On noise that nothing was chosen by, the plan must then beat the best fixed
-    one by more than two standard errors; otherwise that one is returned, with a warning.
+    From the best of all fixed plans it learns times, what is kept of x, the weights of the last
+    predictions, and with the loss "energy" the noise of each step. On noise that nothing was
+    chosen by, the plan must then beat the best fixed one by more than two standard errors;
+    otherwise that one is returned, with a warning.
 
     Args:
-        params: What `load` returned.
+        params: What `load` returned. Where its weights lie on a mesh, pictures are spread over it.
         key: From `jax.random.key`; noise and labels follow from it.
         nfe: Network calls of the plan, at least 2.
         history: K, predictions that a step looks at, 1 .. nfe; 4, unless told.
         label: As for `sample`: one for all, one for each of num + 2 held_out pictures, or drawn.
-        guidance: Scale of guidance that the plan is learned for.
+        guidance: Scale of guidance that the plan is learned for; or the least and the greatest of
+            a range, from which each picture has its own.
         classifier: What guides, if not the network's null label.
         guidance_interval: As for `sample`.
-        teacher: What is trusted: a plan of more calls, or the name of one.
+        teacher: What is trusted: a plan of more calls, or the name of one. With the loss "energy"
+            it may add noise.
         teacher_nfe: Calls of a named teacher, on a grid even in log_snr.
+        loss: What is made small: "path", root mean square of the distance to where the teacher
+            goes from the same noise; or "energy", the energy distance between the law of the
+            plan's pictures and that of others. Plans with noise, and hybrids of all cutoffs, are
+            then among the fixed ones.
+        pictures: Those others, float [num + 2 held_out, H, W, C] in [-1, 1], in an order that
+            says nothing, and their labels as `label`; the teacher's from other noise, unless told.
+        noise: Whether to learn the noise of each step; as the loss is "energy", unless told.
+        whole_times: Whether all times stay whole numbers, for a network that knows no others.
         features: What pictures are compared in; the pixels, unless told.
+        way: Weight of the points on the way to where the teacher goes; 0 is the end alone.
         num: Pictures that are learned from.
         held_out: Pictures by which fixed plans, starts and rounds are chosen; and as many more
             that decide between the learned and the fixed plan.
-        starts: From how many of the best fixed plans to learn.
+        generations: Of evolution, before learning, among plans whose solver and order differ from
+            step to step.
+        starts: From how many of the best plans to learn.
         rounds: Of learning, at most.
         batch: Pictures computed at a time.
         clip: Whether predictions of x_0 are kept in [-1, 1], as `sample` does.
@@ -108,18 +124,35 @@ def tune(
     history = None if history is None else whole("history", history, 1, nfe)
     num, held_out = whole("num", num, 2), whole("held_out", held_out, 2)
     starts, rounds = whole("starts", starts, 1), whole("rounds", rounds, 1)
+    generations = whole("generations", generations, 0)
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
+    by_law = loss == "energy"
+    noise = by_law if noise is None else noise
+    if not by_law and (noise or pictures is not None):
+        what = "noise is to be learned" if noise else "pictures are given"
+        raise ValueError(
+            f"{what}, which takes the loss 'energy': by path each picture has its own"
+        )
+    if by_law and way:
+        raise ValueError(f"way is {way}, and the loss compares laws: it goes with the loss 'path'")
     if params.spec.unet.low_res_channels:
         raise ValueError(f"{params.spec.name} enlarges pictures: plans are tuned for others alone")
-    trusted = _teacher(params, teacher, teacher_nfe, nfe)
-    guide = request.guide(params.spec, trusted, guidance, classifier, guidance_interval)
-    of: Denoiser = Partial(_denoiser(clip, dtype), params, guide)
+    total = num + 2 * held_out
+    trusted = trusted_plan(params, teacher, teacher_nfe, nfe, noisy=by_law)
+    scale, scales = _scales(guidance)
+    guide = request.guide(params.spec, trusted, scale, classifier, guidance_interval)
+    params = placement.automatic(params)
+    mesh = placement.mesh_of(params)
+    over = None if mesh is None else placement.pictures(mesh, params)
+    of: Denoiser = Partial(_denoiser(clip, dtype, over), params, guide)
     key = jax.random.fold_in(key, TUNE)
-    examples = _examples(params, key, num + 2 * held_out, label, guide)
-    batch = min(whole("batch", batch, 1), num)
+    examples = _examples(params, key, total, label, guide, scales)
+    batch = placement.filled(min(whole("batch", batch, 1), num), over)
     about = {
         "checkpoint": params.fingerprint,
         "name": params.spec.name,
-        "guidance": None if guide is None else float(guide.scale),
+        "guidance": scales or (None if guide is None else float(guide.scale)),
         "guidance_interval": guidance_interval,
         "classifier": None if classifier is None else classifier.spec.name,
         "label": np.asarray(label).tolist() if label is not None else None,
@@ -133,19 +166,32 @@ def tune(
     out = None if out is None else Path(out)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    noise = {"key": jax.random.key_data(key).tolist(), "pictures": len(examples.x)}
-    examples = taught(
-        of,
-        trusted,
-        examples,
-        features=features,
-        batch=batch,
-        keep=None if out is None else out / "teacher",
-        about=about | noise,
-    )
-    places = np.split(np.arange(len(examples.x)), [num, num + held_out])
+    if pictures is None:
+        lesson = examples
+        if by_law:  # other noise, or a picture would be drawn to its own target
+            keys = jax.vmap(jax.random.fold_in, (0, None))(examples.keys, np.uint32(OTHERS))
+            lesson = examples._replace(x=starting_noise(keys, params.shape), keys=keys)
+        drawn = {"key": jax.random.key_data(key).tolist(), "pictures": total, "loss": loss}
+        lesson = taught(
+            of,
+            trusted,
+            lesson,
+            features=features,
+            points=POINTS if way else 0,
+            batch=batch,
+            keep=None if out is None else out / "teacher",
+            about=about | drawn,
+        )
+        examples = examples._replace(target=lesson.target, path=lesson.path)
+    else:
+        real = _pictures(pictures, (total, *params.shape))
+        examples = examples._replace(target=np.asarray(features(jnp.asarray(real))))
+        about["teacher"] = "pictures"
+    places = np.split(np.arange(total), [num, num + held_out])
     train, decide, held = (examples.take(some) for some in places)
-    _trust(of, trusted, teacher, params, decide.take(np.arange(min(batch, held_out))), features)
+    decide, held = decide._replace(path=None), held._replace(path=None)
+    if isinstance(teacher, str) and not np.any(trusted.noise) and pictures is None:
+        trust(of, params, teacher, trusted, decide.take(np.arange(min(batch, held_out))))
     outcome = search(
         of,
         params.schedule,
@@ -154,18 +200,23 @@ def tune(
         decide,
         held,
         history=history,
+        loss=LOSSES[loss],
+        noise=noise,
+        whole_times=whole_times,
         features=features,
+        way=way,
+        generations=generations,
         starts=starts,
         rounds=rounds,
+        least=LEAST,
         batch=batch,
         on_round=on_round,
     )
-    plan = _signed(outcome, about | _figures(of, outcome, held, features))
+    how = {"loss": loss, "noise": noise, "whole_times": whole_times, "way": way}
+    plan = report.signed(outcome, about | how, held.target)
     if out is not None:
-        more = with_more_calls(params.schedule, outcome.fixed[0])
-        errors = [float(rmse(squares(of, [p], held, features, batch))[0]) for p in more]
-        curve = {p.nfe: error for p, error in zip(more, errors, strict=True)}
-        report.write(out, plan, outcome, curve)
+        score = partial(scores, of, features=features, loss=LOSSES[loss], batch=batch)
+        report.write(out, plan, outcome, report.curve(score, params.schedule, outcome, held))
     if not outcome.won:
         warnings.warn(
             f"no learned plan of {nfe} calls is better than {outcome.fixed[0]} by two standard "
@@ -176,99 +227,56 @@ def tune(
 
 
 @lru_cache
-def _denoiser(clip: bool, dtype: jnp.dtype) -> Callable[..., Denoise]:
-    def of(params: Pretrained, guide: Guide | None, labels: jax.Array | None) -> Denoise:
-        return denoiser(params, labels, guide=guide, clip=clip, dtype=dtype)
+def _denoiser(clip: bool, dtype: jnp.dtype, over: NamedSharding | None) -> Callable[..., Denoise]:
+    def of(params: Pretrained, guide: Guide | None, examples: Examples) -> Denoise:
+        if guide is not None and examples.scale is not None:
+            guide = guide._replace(scale=examples.scale)
+        denoise = denoiser(params, examples.labels, guide=guide, clip=clip, dtype=dtype)
+        if over is None:
+            return denoise
+        return lambda x, point: denoise(jax.lax.with_sharding_constraint(x, over), point)
 
     return of
 
 
-def _teacher(params: Pretrained, teacher: Plan | str, teacher_nfe: int, nfe: int) -> Plan:
-    if isinstance(teacher, str):
-        teacher = _named(params, teacher, whole("teacher_nfe", teacher_nfe, 2))
-    teacher = request.plan(params, plan=teacher)
-    if teacher.nfe <= nfe:
+def _scales(guidance: Any) -> tuple[float | None, tuple[float, float] | None]:
+    """One scale, and the least and greatest where a range is given."""
+    if guidance is None or np.ndim(guidance) == 0:
+        return guidance, None
+    low, high = map(float, guidance) if np.shape(guidance) == (2,) else (np.nan, np.nan)
+    if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(
-            f"the teacher makes {teacher.nfe} calls, and a plan of {nfe} is to learn from it: it "
-            "must make more"
+            f"guidance is {guidance!r}: it must be one scale, or the least and the greatest of a "
+            "range"
         )
-    if np.any(teacher.noise):
-        raise ValueError(
-            f"the teacher, {teacher}, adds noise: where it goes does not follow from where it "
-            "begins; take one without"
-        )
-    return teacher
+    return low, (low, high)
 
 
-def _named(params: Pretrained, name: str, nfe: int) -> Plan:
-    """The plan of a name nearest to `nfe` calls, on a grid even in log_snr."""
-    if name not in plans.METHODS:
-        raise ValueError(f"teacher is {name!r}: it must be one of {', '.join(plans.METHODS)}")
-    method = plans.METHODS[name]
-    num = max((nfe - method.more) // method.calls, method.fewest)
-    return plans.write(name, params.schedule, grids.named("uniform_log_snr", params.schedule, num))
+def _pictures(pictures: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    real = np.asarray(pictures)
+    if real.shape != shape or not np.issubdtype(real.dtype, np.floating):
+        raise ValueError(
+            f"pictures are {real.dtype} of shape {real.shape}: expected floats of shape {shape}, "
+            "num + 2 held_out of them"
+        )
+    return real
 
 
 def _examples(
-    params: Pretrained, key: jax.Array, num: int, label: Any, guide: Guide | None
+    params: Pretrained,
+    key: jax.Array,
+    num: int,
+    label: Any,
+    guide: Guide | None,
+    scales: tuple[float, float] | None,
 ) -> Examples:
     ids = np.arange(num)
     numbers = labels.resolve(request.labelled(params.spec, guide), key, ids, label)
     numbers = request.towards(params.spec, guide, numbers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids.astype(np.uint32))
-    return Examples(starting_noise(keys, params.shape), keys, numbers)
-
-
-def _trust(
-    of: Denoiser,
-    trusted: Plan,
-    teacher: Plan | str,
-    params: Pretrained,
-    some: Examples,
-    features: Features,
-) -> None:
-    """Refuses a named teacher that another of half its calls is as far from as a rough plan is."""
-    if not isinstance(teacher, str):
-        return
-    half = _named(params, teacher, trusted.nfe // 2)
-    first = plans.write("ddim", params.schedule, grids.trailing(params.schedule.T, 5))
-    doubt, rough = (
-        float(rmse(np.square(np.asarray(drawn(of, p, some, features)) - some.target).ravel()))
-        for p in (half, first)
-    )
-    if not doubt < rough:
-        raise ValueError(
-            f"the teacher cannot be trusted: at {half.nfe} calls instead of {trusted.nfe} it is "
-            f"{doubt:.3g} from where it was, and DDIM of 5 calls {rough:.3g}; raise teacher_nfe"
+    scale = None
+    if scales is not None:
+        scale = jax.random.uniform(
+            jax.random.fold_in(key, SCALES), (num,), minval=scales[0], maxval=scales[1]
         )
-
-
-def _figures(of: Denoiser, outcome: Outcome, held: Examples, features: Features) -> dict[str, Any]:
-    """What is known of the outcome from held-out noise, as JSON has it."""
-    ours, theirs = outcome.errors
-    mean, error = outcome.difference
-    found = {
-        "won": outcome.won,
-        "held_out_rmse": {"tuned": ours, "fixed": theirs, "ratio": ours / theirs},
-        "difference_of_squares": {"mean": mean, "standard_error": error},
-        "best_fixed": outcome.fixed[0].origin.method if outcome.fixed[0].origin else None,
-        "calls": outcome.calls,
-        "seconds": round(outcome.seconds, 1),
-    }
-    half = len(held.x) // 2
-    if half >= ENOUGH and np.ndim(held.target) == 4:
-        # Of one half, drawn by the plan, to the teacher's of the other.
-        mine, others = held.take(np.arange(half)), held.target[half:]
-        pairs = {"tuned": outcome.learned, "fixed": outcome.fixed[0]}
-        found["energy_distance_to_teacher"] = {
-            name: evaluation.energy_distance(np.asarray(drawn(of, plan, mine, features)), others)
-            for name, plan in pairs.items()
-            if plan is not None
-        }
-    return found
-
-
-def _signed(outcome: Outcome, tuned: dict[str, Any]) -> Plan:
-    plan = outcome.plan
-    assert plan.origin is not None
-    return replace(plan, origin=replace(plan.origin, tuned=tuned))
+    return Examples(starting_noise(keys, params.shape), keys, numbers, scale)

@@ -1,0 +1,109 @@
+"""What single pictures owe to the columns of a plan, by pulling vectors back along its rows.
+
+A row at a time, and not through a scan: XLA's convolutions for CPUs are several times slower in
+the backward pass of a loop. One program serves all rows of all plans of one K, and remembers of a
+row its point and predictions alone; what the network computed there is computed again.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from skipjax.plans import Plan
+from skipjax.sampling import advance, no_history
+from skipjax.tuning.examples import Denoiser, Examples
+
+Carry = tuple[jax.Array, tuple[jax.Array, ...]]  # x_i, and the predictions before
+
+
+class Vectors(NamedTuple):
+    """S vectors for each of B pictures.
+
+    Attributes:
+        x: At a point, [S, B, ...].
+        alpha: At the level that it stands at, [S, B]; 0 unless told.
+        sigma: Likewise.
+    """
+
+    x: jax.Array
+    alpha: jax.Array | float = 0.0
+    sigma: jax.Array | float = 0.0
+
+
+def walked(denoiser: Denoiser, plan: Plan, examples: Examples) -> list[Carry]:
+    """What a plan carries into each of its rows, and out of the last, N + 1 of them."""
+    x = jnp.asarray(examples.x, jnp.promote_types(examples.x.dtype, jnp.float32))
+    found: list[Carry] = [(x, no_history(plan, x))]
+    for i in range(plan.nfe):
+        found.append(_ahead(denoiser, _row(plan, i), jnp.int32(i), found[-1], examples))
+    return found
+
+
+def pulled(
+    denoiser: Denoiser,
+    plan: Plan,
+    examples: Examples,
+    carries: list[Carry],
+    vectors: Callable[[int], Vectors | None],
+) -> Plan:
+    """J^T v, J the derivatives of points x_i by the columns of a plan of each picture's own.
+
+    Args:
+        denoiser: Of the network.
+        plan: The same for all pictures.
+        examples: B of them.
+        carries: What `walked` gives.
+        vectors: v at x_i, i = 1 .. N; None for 0.
+
+    Returns:
+        A plan whose columns are what is owed to them, with axes [S, B] behind.
+    """
+    end = vectors(plan.nfe)
+    assert end is not None
+    back: Carry = (end.x, tuple(jnp.zeros_like(end.x) for _ in range(plan.history - 1)))
+    owed: list[Plan] = []
+    for i in reversed(range(plan.nfe)):
+        here, back = _back(denoiser, _row(plan, i), jnp.int32(i), carries[i], examples, back)
+        more = vectors(i) if i else None
+        if more is not None:
+            back = back[0] + more.x, back[1]
+            here = replace(here, alpha=here.alpha + more.alpha, sigma=here.sigma + more.sigma)
+        owed.append(here)
+    return jax.tree.map(lambda *columns: jnp.stack(columns), *reversed(owed))
+
+
+def _row(plan: Plan, i: int) -> Plan:
+    return jax.tree.map(lambda column: column[i], plan)
+
+
+@jax.jit
+def _ahead(denoiser: Denoiser, row: Plan, i: jax.Array, carry: Carry, examples: Examples) -> Carry:
+    return advance(carry, row, i, denoiser(examples), examples.keys)
+
+
+@jax.jit
+def _back(
+    denoiser: Denoiser, row: Plan, i: jax.Array, carry: Carry, examples: Examples, vectors: Carry
+) -> tuple[Plan, Carry]:
+    num, pixels = len(examples.x), (1,) * (examples.x.ndim - 1)
+
+    def own(column: jax.Array) -> jax.Array:
+        """A row's entry for each picture; the network's time has no axes of pixels."""
+        shape = (*column.shape, num, *(() if column is row.t else pixels))
+        return jnp.broadcast_to(
+            column.reshape((*column.shape, *(1,) * len(shape[column.ndim :]))), shape
+        )
+
+    def step(row: Plan, carry: Carry) -> Carry:
+        return advance(carry, row, i, denoiser(examples), examples.keys)
+
+    _, pull = jax.vjp(step, jax.tree.map(own, row), carry)
+    to_row, to_carry = jax.vmap(pull)(vectors)
+
+    def behind(owed: jax.Array, column: jax.Array) -> jax.Array:
+        return jnp.moveaxis(owed.reshape(len(owed), *column.shape, num), 0, -2)
+
+    return jax.tree.map(behind, to_row, row), to_carry
