@@ -1,8 +1,9 @@
 """From the best of the fixed plans to one that is learned, and the decision between the two."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ def search(
     whole_times: bool = False,
     features: Features = pixels,
     way: float = 0.0,
+    more: Sequence[Plan] = (),
     generations: int = 0,
     starts: int = 2,
     rounds: int = 10,
@@ -87,8 +89,10 @@ def search(
         whole_times: Whether all times stay whole numbers; then evolution alone chooses them.
         features: What pictures are compared in.
         way: Weight of the points on the way, where `train` says how the teacher came.
+        more: Plans of as many calls, made for this network, that learning may start from too.
         generations: Of evolution among solvers that differ from step to step, before learning.
-        starts: From how many of the best fixed plans to learn.
+        starts: From how many plans to learn: the best that evolved, the best of `more`, the best
+            fixed one, the second best of each, and so on.
         rounds: Of learning, at most.
         least: Examples that the first round of the search among fixed plans takes.
         batch: Pictures at a time.
@@ -113,14 +117,16 @@ def search(
     best, errors, calls = ranked(score, candidates, decide, least)
     if not np.isfinite(errors[0]):
         raise FloatingPointError(f"no plan of {nfe} calls draws finite pictures of this network")
-    begin = best
+    kinds = [best]
+    if more:
+        known, _, spent = ranked(score, list(more), decide, len(decide.x))
+        kinds, calls = [known, *kinds], calls + spent
     if generations:
         found = _evolved(
             score, schedule, nfe, decide, best, whole_times, generations, least, batch
         )
-        calls += found.calls
-        together = zip([*errors, *found.errors], [*best, *found.plans], strict=True)
-        begin = [plan for _, plan in sorted(together, key=lambda pair: pair[0])]
+        kinds, calls = [found.plans, *kinds], calls + found.calls
+    begin = [plan for rank in zip_longest(*kinds) for plan in rank if plan is not None]
     chosen: tuple[Plan, list[float]] | None = None
     for start, (numbers, frame) in _starts(begin, schedule, history, starts):
         name = start.origin.method if start.origin else ""

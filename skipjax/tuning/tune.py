@@ -57,6 +57,7 @@ def tune(
     way: float = 0.0,
     num: int = 64,
     held_out: int = 64,
+    start: Plan | Sequence[Plan] = (),
     generations: int = 0,
     starts: int = 2,
     rounds: int = 10,
@@ -99,9 +100,12 @@ def tune(
         num: Pictures that are learned from.
         held_out: Pictures by which fixed plans, starts and rounds are chosen; and as many more
             that decide between the learned and the fixed plan.
+        start: A plan of `nfe` calls that was made for this network, or several, from which to go
+            on too: learned before, or of `plans.dpm_v3`.
         generations: Of evolution, before learning, among plans whose solver and order differ from
             step to step.
-        starts: From how many of the best plans to learn.
+        starts: From how many plans to learn: the best that evolved, the best of `start`, the best
+            fixed one, the second best of each, and so on.
         rounds: Of learning, at most.
         batch: Pictures computed at a time.
         clip: Whether predictions of x_0 are kept in [-1, 1], as `sample` does.
@@ -138,6 +142,10 @@ def tune(
         raise ValueError(f"way is {way}, and the loss compares laws: it goes with the loss 'path'")
     if params.spec.unet.low_res_channels:
         raise ValueError(f"{params.spec.name} enlarges pictures: plans are tuned for others alone")
+    more = [start] if isinstance(start, Plan) else list(start)
+    for plan in more:
+        if request.plan(params, plan=plan).nfe != nfe:
+            raise ValueError(f"start holds {plan}: it must make {nfe} calls, as the plan to learn")
     total = num + 2 * held_out
     trusted = trusted_plan(params, teacher, teacher_nfe, nfe, noisy=by_law)
     scale, scales = _scales(guidance)
@@ -205,6 +213,7 @@ def tune(
         whole_times=whole_times,
         features=features,
         way=way,
+        more=more,
         generations=generations,
         starts=starts,
         rounds=rounds,
