@@ -1,7 +1,5 @@
-"""Plans that are learned: any numbers are a plan, learning finds a better one, and trust."""
+"""Plans that are learned: any numbers are a plan, and learning finds a better one."""
 
-import json
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -9,23 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from command import refused
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-import skipjax
-from skipjax import cli, grids, plans, schedules
+from skipjax import grids, plans, schedules
 from skipjax.denoisers import from_eps
 from skipjax.evaluation.exact import Mixture
-from skipjax.plans import Plan
 from skipjax.tuning import free, search
 from skipjax.tuning.examples import Examples, drawn, pictures, pixels
 from skipjax.tuning.fixed import fixed, ranked, scores
 from skipjax.tuning.learn import _Made, learn
 from skipjax.tuning.loss import squares
 from skipjax.tuning.seen import normal
-from skipjax.tuning.shipped import shipped
 
 LINEAR = schedules.linear()
 SCHEDULES = {
@@ -35,6 +28,7 @@ SCHEDULES = {
     "rectified_flow": schedules.rectified_flow(),
 }
 PAIR = Mixture([0.3, 0.7], [[-1.0, 0.5], [1.0, -0.5]], 0.3)
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 KEY = jax.random.key(0)
 TRAILING_4 = grids.trailing(1000, 4)
 
@@ -180,146 +174,3 @@ def test_steps_to_where_nothing_is_finite_are_not_taken():
     jax.tree.map(np.testing.assert_array_equal, found.numbers, jax.tree.map(np.float32, numbers))
     with pytest.raises(FloatingPointError, match="no plan of 3 calls"):
         search(broken, LINEAR, 3, some, some, some)
-
-
-@pytest.fixture(scope="module")
-def network():
-    return tiny.pretrained()
-
-
-TINY = {"nfe": 3, "num": 4, "held_out": 3, "teacher_nfe": 60, "rounds": 2, "starts": 1, "batch": 3}
-
-
-def tuned(network, **changes):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "no learned plan")
-        return skipjax.tune(network, KEY, **TINY | changes)
-
-
-def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
-    plan = tuned(network, label=1, out=tmp_path)
-    assert plan.nfe == 3
-    said = plan.origin.tuned
-    assert said["checkpoint"] == network.fingerprint and said["teacher"].startswith("dpmpp_3m")
-    assert set(said["held_out"]) == {"tuned", "fixed", "ratio"}
-    again = Plan.from_json((tmp_path / "plan.json").read_text())
-    assert again.origin.tuned == json.loads(json.dumps(said))
-    np.testing.assert_array_equal(again.mix, plan.mix)
-    assert {"plan.json", "report.md", "before.png", "after.png", "error.png", "teacher"} == {
-        path.name for path in tmp_path.iterdir()
-    }
-    assert ", 9 calls | " in (tmp_path / "report.md").read_text()
-    pictures = skipjax.sample(network, KEY, plan=again, num=2, label=0)
-    assert np.isfinite(pictures).all()
-    # The teacher's pictures are there: interrupted or not, they are not drawn again.
-    before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "teacher").iterdir())]
-    same = tuned(network, label=1, out=tmp_path)
-    after = [path.stat().st_mtime_ns for path in sorted((tmp_path / "teacher").iterdir())]
-    assert before[:-1] == after[:-1]
-    np.testing.assert_array_equal(same.mix, plan.mix)
-    with pytest.raises(ValueError, match="teacher holds another teacher: "):
-        tuned(network, label=2, out=tmp_path)
-
-
-def test_a_plan_of_another_checkpoint_is_warned_of(network):
-    plan = plans.ddim(network.schedule, grids.trailing(1000, 3))
-    other = replace(plan, origin=replace(plan.origin, tuned={"checkpoint": "0", "name": "x"}))
-    with pytest.warns(UserWarning, match="tuned for x"):
-        skipjax.sample(network, KEY, plan=other, num=1, label=0)
-    mine = {"checkpoint": network.fingerprint, "name": "x"}
-    own = replace(plan, origin=replace(plan.origin, tuned=mine))
-    skipjax.sample(network, KEY, plan=own, num=1, label=0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"nfe": 0}, "nfe is 0"),
-        ({"nfe": 1}, "nfe is 1"),
-        ({"history": 4}, "history is 4"),
-        ({"teacher_nfe": 3}, "the teacher makes 3 calls"),
-        ({"teacher": "ddqm"}, "teacher is 'ddqm'"),
-        ({"teacher": "ddpm"}, "adds noise"),
-        ({"num": 1}, "num is 1"),
-        ({"rounds": 0}, "rounds is 0"),
-        ({"label": 9}, "9"),
-    ],
-)
-def test_bad_input_is_refused_before_anything_is_learned(network, changes, message):
-    with pytest.raises(ValueError, match=message):
-        tuned(network, **changes)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, network):
-    """A network's folder, with plans of three and four calls: its own, and another's."""
-    folder = tiny.save(tmp_path_factory.mktemp("tuned") / "tiny")
-    weights = skipjax.load(folder).fingerprint
-    (folder / "plans").mkdir()
-    for nfe, whose in ((3, weights), (4, "0")):
-        plan = plans.ddim(network.schedule, grids.trailing(1000, nfe)).named("tuned from ddim")
-        said = {"checkpoint": whose, "name": "x"}
-        plan = replace(plan, origin=replace(plan.origin, tuned=said))
-        (folder / "plans" / f"{nfe}.json").write_text(plan.to_json())
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("options", "said", "warned"),
-    [
-        (["--nfe", 3], "tuned from ddim", ""),
-        (["--nfe", 4], "tuned from ddim", "tuned for x, and these are other weights"),
-        (["--nfe", 4, "--foreign"], "tuned from ddim", ""),
-        (["--nfe", 5], "Plan: dpmpp_2m, not tuned for", ""),
-        (["--nfe", 3, "--plan", "ddim"], "Plan: ddim, not tuned for", ""),
-    ],
-)
-def test_sample_takes_the_plan_that_comes_with_a_checkpoint(
-    checkpoint, work, capsys, options, said, warned
-):
-    cli.main(["sample", "--checkpoint", str(checkpoint), "--num", "1", *map(str, options)])
-    out, err = capsys.readouterr()
-    assert said in out and f"{options[1]} NFE" in out
-    assert warned in err and ("skipjax:" in err) == bool(warned)
-    assert (work / "samples.png").is_file()
-
-
-def test_the_plans_that_come_with_emoji32_are_its_own():
-    params, found = skipjax.load("emoji32"), shipped("emoji32")
-    assert found
-    for nfe, path in found.items():
-        plan = Plan.from_json(path.read_text())
-        assert plan.nfe == nfe and plan.belongs(params.schedule)
-        said = plan.origin.tuned
-        assert said["checkpoint"] == params.fingerprint and said["won"]
-        assert said["held_out"]["ratio"] < 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--nfe", 0], "nfe is 0"),
-        (["--nfe", 3, "--steps", 4], "nfe is given, and steps too"),
-        (["--nfe", 4, "--plan", "heun"], "heun makes 2 N - 1 calls"),
-        (["--nfe", 3, "--skip", 9], "drop one"),
-        (["--nfe", 3, "--plan", "{checkpoint}/plans/4.json"], "the plan makes 4 calls"),
-    ],
-)
-def test_numbers_of_calls_that_do_not_fit_are_refused(checkpoint, work, capsys, options, message):
-    options = [str(option).format(checkpoint=checkpoint) for option in options]
-    assert message in refused(["sample", "--checkpoint", checkpoint, *options], capsys)
-
-
-@pytest.mark.slow
-def test_the_command_tunes(checkpoint, work, capsys):
-    settings = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    cli.main(["tune", "--checkpoint", str(checkpoint), "--out", "made", *settings, "--label", "1"])
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("3 NFE: ") and said[-1].endswith("Saved: made/plan.json")
-    cli.main(["sample", "--checkpoint", str(checkpoint), "--num=1", "--plan", "made/plan.json"])
-    assert (work / "samples.png").is_file()
-    capsys.readouterr()
-    before = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
-    other = ["tune", "--checkpoint", checkpoint, "--out", "made", *settings, "--seed", 9]
-    assert "another teacher" in refused(other, capsys)
-    assert before == {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}

@@ -140,12 +140,24 @@ def plan(numbers: Free, frame: Frame, space: str) -> Plan:
     return _table(numbers, frame, t, alpha, sigma, space)
 
 
-def written(numbers: Free, frame: Frame, space: str, schedule: Schedule, origin: Origin) -> Plan:
-    """The plan of some numbers, its levels and coefficients those of the schedule in float64."""
+def written(
+    numbers: Free,
+    frame: Frame,
+    space: str,
+    schedule: Schedule,
+    origin: Origin,
+    whole_times: bool = False,
+) -> Plan:
+    """The plan of some numbers, its levels and coefficients those of the schedule in float64.
+
+    With `whole_times` the nearest whole ones: of a plan that had these, what was lost on the way
+    through shares and logarithms.
+    """
     numbers, frame = jax.tree.map(np.float64, (numbers, frame))
     with jax.enable_x64(True):
         at = np.asarray(log_snrs(numbers, frame))
     t = schedule.time(np.clip(at, frame.log_snr[0], frame.log_snr[-1]))
+    t = np.round(t) if whole_times else t
     return replace(_table(numbers, frame, t, *schedule.at(t), space), origin=origin)
 
 

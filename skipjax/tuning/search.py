@@ -150,7 +150,8 @@ def search(
         )
         calls += found.calls
         if chosen is None or min(found.decided) < min(chosen[1]):
-            made = written(found.numbers, frame, start.space, schedule, _origin(start, name))
+            origin = _origin(start, name)
+            made = written(found.numbers, frame, start.space, schedule, origin, whole_times)
             chosen = made, found.decided
     learned = best[0] if chosen is None else chosen[0]
     ours, theirs = pictures(denoiser, [learned, best[0]], held, features, min(batch, len(held.x)))
