@@ -5,14 +5,19 @@ import warnings
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from command import refused
+from jax.tree_util import Partial
 
 import skipjax
 from skipjax import cli, grids, placement, plans
+from skipjax.generation import denoiser
 from skipjax.plans import Plan
+from skipjax.tuning import pull
+from skipjax.tuning.examples import Examples, drawn
 from skipjax.tuning.shipped import shipped
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
@@ -38,7 +43,7 @@ def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
     assert plan.nfe == 3
     said = plan.origin.tuned
     assert said["checkpoint"] == network.fingerprint and said["teacher"].startswith("dpmpp_3m")
-    assert set(said["held_out"]) == {"tuned", "fixed", "ratio"}
+    assert set(said["error"]) == {"tuned", "fixed", "ratio"}
     again = Plan.from_json((tmp_path / "plan.json").read_text())
     assert again.origin.tuned == json.loads(json.dumps(said))
     np.testing.assert_array_equal(again.mix, plan.mix)
@@ -86,12 +91,33 @@ def test_learning_goes_on_from_a_plan_that_was_made_before(network):
         tuned(network, start=first, nfe=4)
 
 
+def test_derivatives_are_those_of_the_network():
+    """Many pictures, and norms of single channels: `pull` says what went wrong there."""
+    network = tiny.pretrained(None)
+    keys = jax.random.split(KEY, 32)
+    some = Examples(jax.random.normal(KEY, (32, *network.shape)), keys)
+    of = Partial(lambda params, some: denoiser(params, clip=False), network)
+    plan = plans.dpmpp_2m(network.schedule, [900.0, 300.0])
+    plan = jax.tree.map(jnp.float32, plan)
+    v = jax.random.normal(jax.random.key(1), (5, 32, *network.shape))
+    carries = pull.walked(of, plan, some)
+    vectors = {1: None, 2: pull.Vectors(v)}
+    owed = pull.pulled(of, plan, some, carries, vectors.get)
+    for i in (0, 4):
+        along = jax.grad(lambda plan, i=i: (v[i] * drawn(of, plan, some)).sum())(plan)
+        for got, wanted in zip(jax.tree.leaves(owed), jax.tree.leaves(along), strict=True):
+            got = got[..., i, :].sum(axis=-1)
+            np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
 def test_each_picture_has_a_scale_of_its_own_from_a_range():
     network = tiny.pretrained(4, null_label=3)
     plan = tuned(network, guidance=(1.0, 4.0), label=1)
     assert plan.origin.tuned["guidance"] == (1.0, 4.0)
     one = tuned(network, guidance=2.5, label=1)
-    assert np.abs(plan.mix - one.mix).max() > 1e-6 or np.abs(plan.t - one.t).max() > 1e-6
+    assert one.origin.tuned["guidance"] == 2.5
+    errors = [some.origin.tuned["error"]["fixed"] for some in (plan, one)]
+    assert errors[0] != pytest.approx(errors[1], rel=1e-3)
 
 
 def test_pictures_are_spread_over_a_mesh(network):
@@ -100,8 +126,8 @@ def test_pictures_are_spread_over_a_mesh(network):
     one, many = tuned(network, batch=4), tuned(spread, batch=3)
     np.testing.assert_allclose(many.t, one.t, rtol=1e-3)
     assert many.origin.method == one.origin.method
-    assert many.origin.tuned["held_out"]["tuned"] == pytest.approx(
-        one.origin.tuned["held_out"]["tuned"], rel=1e-2
+    assert many.origin.tuned["error"]["tuned"] == pytest.approx(
+        one.origin.tuned["error"]["tuned"], rel=1e-2
     )
 
 
@@ -184,7 +210,7 @@ def test_the_plans_that_come_with_emoji32_are_its_own():
         assert plan.nfe == nfe and plan.belongs(params.schedule)
         said = plan.origin.tuned
         assert said["checkpoint"] == params.fingerprint and said["won"]
-        assert said["held_out"]["ratio"] < 1
+        assert said["error"]["ratio"] < 1
 
 
 @pytest.mark.parametrize(

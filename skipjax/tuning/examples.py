@@ -44,6 +44,8 @@ class Examples(NamedTuple):
         return [self.take(some) for some in places.reshape(-1, size)]
 
 
+GROUP = 4  # plans that are run in one call of a program
+
 # The denoiser of some examples: a pytree, as `jax.tree_util.Partial` is.
 Denoiser = Callable[[Examples], Denoise]
 # What pictures are compared in: [B, ...] -> [B, ...].
@@ -94,12 +96,11 @@ def pictures(
     examples: Examples,
     features: Features = pixels,
     batch: int = 256,
-    history: int = 0,
-    many: int = 1,
 ) -> list[np.ndarray]:
     """Features of what plans draw of all examples, [M, values] of each.
 
-    Plans of one number of calls and one space share a program, whatever their history.
+    Plans of one number of calls and one space share a program, whatever their history and however
+    many they are beyond `GROUP`: so many are run at a time, with K = N.
 
     Args:
         denoiser: Of the network.
@@ -107,17 +108,18 @@ def pictures(
         examples: M of them.
         features: What pictures are compared in.
         batch: Pictures at a time.
-        history: K of the program at least.
-        many: Plans are filled up to a multiple of it, so that populations share a program.
     """
     found: dict[int, np.ndarray] = {}
+    parts = examples.batches(batch)
     for kind in dict.fromkeys((plan.space, plan.nfe) for plan in plans):
         places = [i for i, plan in enumerate(plans) if (plan.space, plan.nfe) == kind]
-        some = [plans[i].widened(max(history, plans[i].history)) for i in places]
-        stacked = stack(some + [some[-1]] * (-len(some) % many))
-        parts = [_pictures(denoiser, stacked, part, features) for part in examples.batches(batch)]
-        values = np.concatenate(jax.device_get(parts), axis=1)[:, : len(examples.x)]
-        found |= dict(zip(places, values, strict=False))
+        for at in range(0, len(places), GROUP):
+            some = places[at : at + GROUP]
+            group = [plans[i].widened(max(plans[i].nfe, plans[i].history)) for i in some]
+            stacked = stack(group + [group[-1]] * (min(GROUP, len(places)) - len(group)))
+            drawn = [_pictures(denoiser, stacked, part, features) for part in parts]
+            values = np.concatenate(jax.device_get(drawn), axis=1)[:, : len(examples.x)]
+            found |= dict(zip(some, values, strict=False))
     return [found[i] for i in range(len(plans))]
 
 

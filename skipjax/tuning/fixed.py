@@ -139,10 +139,7 @@ def scores(
     *,
     loss: Loss = path,
     batch: int = 256,
-    history: int = 0,
-    many: int = 1,
 ) -> np.ndarray:
     """The error of each plan, float64. Arguments as in `pictures` and `learn`."""
-    batch = min(batch, len(examples.x))
-    found = pictures(denoiser, some, examples, features, batch, history, many)
+    found = pictures(denoiser, some, examples, features, min(batch, len(examples.x)))
     return np.array([loss.error(values, examples.target) for values in found])

@@ -3,6 +3,9 @@
 A row at a time, and not through a scan: XLA's convolutions for CPUs are several times slower in
 the backward pass of a loop. One program serves all rows of all plans of one K, and remembers of a
 row its point and predictions alone; what the network computed there is computed again.
+
+A vector at a time, and not by `vmap`: where residuals have no axis of vectors, XLA for CPUs gives
+wrong results for all but the first vector behind a group norm of groups of one (jaxlib 0.10.2).
 """
 
 from collections.abc import Callable
@@ -56,20 +59,24 @@ def pulled(
         plan: The same for all pictures.
         examples: B of them.
         carries: What `walked` gives.
-        vectors: v at x_i, i = 1 .. N; None for 0.
+        vectors: v at x_i, i = 1 .. N, S for each picture; None for 0.
 
     Returns:
         A plan whose columns are what is owed to them, with axes [S, B] behind.
     """
     end = vectors(plan.nfe)
     assert end is not None
-    back: Carry = (end.x, tuple(jnp.zeros_like(end.x) for _ in range(plan.history - 1)))
+    nothing = tuple(jnp.zeros_like(end.x[0]) for _ in range(plan.history - 1))
+    backs: list[Carry] = [(v, nothing) for v in end.x]
     owed: list[Plan] = []
     for i in reversed(range(plan.nfe)):
-        here, back = _back(denoiser, _row(plan, i), jnp.int32(i), carries[i], examples, back)
+        pull = _linear(denoiser, _row(plan, i), jnp.int32(i), carries[i], examples)
+        found = [_pull(pull, back) for back in backs]
+        to_rows, backs = [row for row, _ in found], [carry for _, carry in found]
+        here = jax.tree.map(lambda *columns: jnp.stack(columns, axis=-2), *to_rows)
         more = vectors(i) if i else None
         if more is not None:
-            back = back[0] + more.x, back[1]
+            backs = [(x + v, older) for (x, older), v in zip(backs, more.x, strict=True)]
             here = replace(here, alpha=here.alpha + more.alpha, sigma=here.sigma + more.sigma)
         owed.append(here)
     return jax.tree.map(lambda *columns: jnp.stack(columns), *reversed(owed))
@@ -85,25 +92,23 @@ def _ahead(denoiser: Denoiser, row: Plan, i: jax.Array, carry: Carry, examples: 
 
 
 @jax.jit
-def _back(
-    denoiser: Denoiser, row: Plan, i: jax.Array, carry: Carry, examples: Examples, vectors: Carry
-) -> tuple[Plan, Carry]:
+def _linear(
+    denoiser: Denoiser, row: Plan, i: jax.Array, carry: Carry, examples: Examples
+) -> Callable[[Carry], tuple[Plan, Carry]]:
+    """What pulls a vector back along a row, with all that it remembers of it."""
     num, pixels = len(examples.x), (1,) * (examples.x.ndim - 1)
 
-    def own(column: jax.Array) -> jax.Array:
-        """A row's entry for each picture; the network's time has no axes of pixels."""
-        shape = (*column.shape, num, *(() if column is row.t else pixels))
-        return jnp.broadcast_to(
-            column.reshape((*column.shape, *(1,) * len(shape[column.ndim :]))), shape
-        )
+    def step(columns: Plan, carry: Carry) -> Carry:
+        # The network's time has no axes of pixels.
+        own = jax.tree.map(lambda column: column.reshape(*column.shape, *pixels), columns)
+        return advance(carry, replace(own, t=columns.t), i, denoiser(examples), examples.keys)
 
-    def step(row: Plan, carry: Carry) -> Carry:
-        return advance(carry, row, i, denoiser(examples), examples.keys)
+    each = jax.tree.map(
+        lambda column: jnp.broadcast_to(column[..., None], (*column.shape, num)), row
+    )
+    return jax.vjp(step, each, carry)[1]
 
-    _, pull = jax.vjp(step, jax.tree.map(own, row), carry)
-    to_row, to_carry = jax.vmap(pull)(vectors)
 
-    def behind(owed: jax.Array, column: jax.Array) -> jax.Array:
-        return jnp.moveaxis(owed.reshape(len(owed), *column.shape, num), 0, -2)
-
-    return jax.tree.map(behind, to_row, row), to_carry
+@jax.jit
+def _pull(pull: Callable[[Carry], tuple[Plan, Carry]], back: Carry) -> tuple[Plan, Carry]:
+    return pull(back)

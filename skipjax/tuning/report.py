@@ -33,7 +33,7 @@ def signed(outcome: Outcome, about: dict[str, Any], target: np.ndarray) -> Plan:
     assert first.origin is not None and plan.origin is not None
     found = {
         "won": outcome.won,
-        "held_out": {"tuned": ours, "fixed": theirs, "ratio": ours / theirs},
+        "error": {"tuned": ours, "fixed": theirs, "ratio": ours / theirs},
         "difference": {"mean": mean, "standard_error": error},
         "best_fixed": first.origin.method,
         "calls": outcome.calls,

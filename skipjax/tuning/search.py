@@ -12,7 +12,7 @@ from skipjax.checks import whole
 from skipjax.plans import Origin, Plan
 from skipjax.schedules import Schedule
 from skipjax.tuning.evolve import Evolved, evolve
-from skipjax.tuning.examples import Denoiser, Examples, Features, pictures, pixels
+from skipjax.tuning.examples import GROUP, Denoiser, Examples, Features, pictures, pixels
 from skipjax.tuning.fixed import fixed, ranked, scores
 from skipjax.tuning.free import Frame, Free, free, written
 from skipjax.tuning.genome import Pool
@@ -188,13 +188,7 @@ def _evolved(
     names = [plan.origin.method for plan in best if plan.origin]
     least = min(least, len(decide.x))
     return evolve(
-        lambda plans, num: score(
-            plans,
-            decide.take(np.arange(num)),
-            batch=min(batch, least),
-            history=nfe,
-            many=len(plans),
-        ),
+        lambda plans, num: score(plans, decide.take(np.arange(num)), batch=min(batch, least)),
         schedule,
         nfe,
         len(decide.x),
@@ -202,6 +196,7 @@ def _evolved(
         starts=[known[name] for name in names if name in known] or None,
         generations=generations,
         least=least,
+        group=GROUP,
     )
 
 

@@ -83,7 +83,7 @@ def _probes(key: jax.Array, gradient: jax.Array) -> jax.Array:
 def _through(features: Features, x: jax.Array, v: jax.Array) -> jax.Array:
     """Vectors at features of pictures, [S, B, values], pulled back to these."""
     shown, pull = jax.vjp(features, x)
-    return jax.vmap(lambda v: pull(v.reshape(shown.shape))[0])(v)
+    return jax.lax.map(lambda v: pull(v.reshape(shown.shape))[0], v)
 
 
 def _off(
@@ -117,7 +117,7 @@ def _through_off(
         jnp.broadcast_to(alpha, each),
         jnp.broadcast_to(sigma, each),
     )
-    to_x, *to_level = jax.vmap(lambda v: pull(v.reshape(off.shape)))(v)
+    to_x, *to_level = jax.lax.map(lambda v: pull(v.reshape(off.shape)), v)
     to_alpha, to_sigma = (owed.reshape(len(v), len(x)) for owed in to_level)
     return to_x, to_alpha, to_sigma
 

@@ -57,7 +57,7 @@ def tune(
     way: float = 0.0,
     num: int = 64,
     held_out: int = 64,
-    start: Plan | Sequence[Plan] = (),
+    start: Plan | Sequence[Plan | str] = (),
     generations: int = 0,
     starts: int = 2,
     rounds: int = 10,
@@ -143,8 +143,9 @@ def tune(
     if params.spec.unet.low_res_channels:
         raise ValueError(f"{params.spec.name} enlarges pictures: plans are tuned for others alone")
     more = [start] if isinstance(start, Plan) else list(start)
+    more = [request.plan(params, plan=plan) for plan in more]
     for plan in more:
-        if request.plan(params, plan=plan).nfe != nfe:
+        if plan.nfe != nfe:
             raise ValueError(f"start holds {plan}: it must make {nfe} calls, as the plan to learn")
     total = num + 2 * held_out
     trusted = trusted_plan(params, teacher, teacher_nfe, nfe, noisy=by_law)
