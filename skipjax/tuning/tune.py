@@ -1,38 +1,34 @@
 """A plan made for a network: learned, and held against all fixed plans on noise it never saw."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.tree_util import Partial
 from jax.typing import ArrayLike, DTypeLike
 
-from skipjax import labels, placement, request
+from skipjax import placement, request
 from skipjax.checks import whole
-from skipjax.denoisers import Denoise
-from skipjax.generation import Guide, denoiser
 from skipjax.labels import Label
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sampling import starting_noise
 from skipjax.tuning import report
-from skipjax.tuning.examples import Denoiser, Examples, Features, pixels
+from skipjax.tuning.examples import Features, pixels
 from skipjax.tuning.fixed import scores
 from skipjax.tuning.loss import LOSSES
 from skipjax.tuning.search import OnRound, search
+from skipjax.tuning.setting import setting
 from skipjax.tuning.teacher import taught, trust
 from skipjax.tuning.teacher import teacher as trusted_plan
 
 # Folded into the key: pictures that `sample` draws with it begin in noise that was not learned.
 TUNE = 2**32 - 3
 OTHERS = 2**32 - 4  # of the pictures that stand for the teacher's law
-SCALES = 2**32 - 5
 POINTS = 33  # of the teacher's way
 LEAST = 4  # pictures that all fixed plans are tried on
 
@@ -149,24 +145,21 @@ def tune(
             raise ValueError(f"start holds {plan}: it must make {nfe} calls, as the plan to learn")
     total = num + 2 * held_out
     trusted = trusted_plan(params, teacher, teacher_nfe, nfe, noisy=by_law)
-    scale, scales = _scales(guidance)
-    guide = request.guide(params.spec, trusted, scale, classifier, guidance_interval)
-    params = placement.automatic(params)
-    mesh = placement.mesh_of(params)
-    over = None if mesh is None else placement.pictures(mesh, params)
-    of: Denoiser = Partial(_denoiser(clip, dtype, over), params, guide)
     key = jax.random.fold_in(key, TUNE)
-    examples = _examples(params, key, total, label, guide, scales)
+    of, examples, over, about = setting(
+        params,
+        key,
+        total,
+        trusted,
+        label=label,
+        guidance=guidance,
+        classifier=classifier,
+        guidance_interval=guidance_interval,
+        clip=clip,
+        dtype=dtype,
+    )
     batch = placement.filled(min(whole("batch", batch, 1), num), over)
-    about = {
-        "checkpoint": params.fingerprint,
-        "name": params.spec.name,
-        "guidance": scales or (None if guide is None else float(guide.scale)),
-        "guidance_interval": guidance_interval,
-        "classifier": None if classifier is None else classifier.spec.name,
-        "label": np.asarray(label).tolist() if label is not None else None,
-        "clip": clip,
-        "dtype": dtype.name,
+    about |= {
         "teacher": f"{trusted.origin.method if trusted.origin else 'a plan'}, {trusted.nfe} calls",
         "features": getattr(features, "__name__", "features"),
         "num": num,
@@ -180,7 +173,8 @@ def tune(
         if by_law:  # other noise, or a picture would be drawn to its own target
             keys = jax.vmap(jax.random.fold_in, (0, None))(examples.keys, np.uint32(OTHERS))
             lesson = examples._replace(x=starting_noise(keys, params.shape), keys=keys)
-        drawn = {"key": jax.random.key_data(key).tolist(), "pictures": total, "loss": loss}
+        labelled = None if examples.labels is None else np.asarray(examples.labels).tolist()
+        drawn = {"key": jax.random.key_data(key).tolist(), "labels": labelled, "loss": loss}
         lesson = taught(
             of,
             trusted,
@@ -236,32 +230,6 @@ def tune(
     return plan
 
 
-@lru_cache
-def _denoiser(clip: bool, dtype: jnp.dtype, over: NamedSharding | None) -> Callable[..., Denoise]:
-    def of(params: Pretrained, guide: Guide | None, examples: Examples) -> Denoise:
-        if guide is not None and examples.scale is not None:
-            guide = guide._replace(scale=examples.scale)
-        denoise = denoiser(params, examples.labels, guide=guide, clip=clip, dtype=dtype)
-        if over is None:
-            return denoise
-        return lambda x, point: denoise(jax.lax.with_sharding_constraint(x, over), point)
-
-    return of
-
-
-def _scales(guidance: Any) -> tuple[float | None, tuple[float, float] | None]:
-    """One scale, and the least and greatest where a range is given."""
-    if guidance is None or np.ndim(guidance) == 0:
-        return guidance, None
-    low, high = map(float, guidance) if np.shape(guidance) == (2,) else (np.nan, np.nan)
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(
-            f"guidance is {guidance!r}: it must be one scale, or the least and the greatest of a "
-            "range"
-        )
-    return low, (low, high)
-
-
 def _pictures(pictures: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     real = np.asarray(pictures)
     if real.shape != shape or not np.issubdtype(real.dtype, np.floating):
@@ -270,23 +238,3 @@ def _pictures(pictures: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
             "num + 2 held_out of them"
         )
     return real
-
-
-def _examples(
-    params: Pretrained,
-    key: jax.Array,
-    num: int,
-    label: Any,
-    guide: Guide | None,
-    scales: tuple[float, float] | None,
-) -> Examples:
-    ids = np.arange(num)
-    numbers = labels.resolve(request.labelled(params.spec, guide), key, ids, label)
-    numbers = request.towards(params.spec, guide, numbers)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids.astype(np.uint32))
-    scale = None
-    if scales is not None:
-        scale = jax.random.uniform(
-            jax.random.fold_in(key, SCALES), (num,), minval=scales[0], maxval=scales[1]
-        )
-    return Examples(starting_noise(keys, params.shape), keys, numbers, scale)

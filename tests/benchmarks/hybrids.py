@@ -105,9 +105,7 @@ def to_law(task: Task) -> Callable[..., float]:
     """
     if isinstance(task.target, exact.Gaussian) and task.denoise is task.target.denoise:
         target = task.target
-        return lambda plan, half: (
-            0.0 if plan is None else exact.w2(exact.law(plan, target), target)
-        )
+        return lambda plan, *_: 0.0 if plan is None else exact.w2(exact.law(plan, target), target)
     denoiser = Partial(lambda some: task.denoise)
     sets = []
     for half in range(2):

@@ -29,10 +29,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 import skipjax
-from skipjax import grids, plans, request, tuning
+from skipjax import grids, plans, tuning
 from skipjax.files import pending, pending_folder
 from skipjax.plans import Plan
 from skipjax.pretrained import Pretrained
@@ -41,13 +40,13 @@ from skipjax.training.fit import averaged, fit
 from skipjax.tuning.examples import Denoiser, Examples, pictures
 from skipjax.tuning.fixed import fixed, scores
 from skipjax.tuning.loss import path, squares
+from skipjax.tuning.setting import setting
 from skipjax.tuning.teacher import named, taught
-from skipjax.tuning.tune import _denoiser, _examples, _scales
 from skipjax.weights import folders
 
-BATCH = 16  # in batches of 64, XLA for CPUs errs in vmapped gradients of this network
+BATCH = 64
 TEACHER_NFE, JUDGED, JUDGES = 60, 256, 1000  # the latter: pictures to compare on, and their key
-SIZES = {"teacher_nfe": TEACHER_NFE, "starts": 1, "rounds": 10, "batch": BATCH}
+SIZES = {"teacher_nfe": TEACHER_NFE, "starts": 1, "rounds": 20, "batch": BATCH}
 
 
 class Setting(NamedTuple):
@@ -134,7 +133,7 @@ def tuned(out: Path, networks: Networks, one: Setting, nfe: int, num: int, seed:
     said["all_calls"] = said["calls"] + TEACHER_NFE * 2 * num
     with pending(file) as temporary:
         temporary.write_text(plan.to_json(), encoding="utf-8")
-    won = f"{said['held_out']['ratio']:.3f} of {said['best_fixed']}, won: {said['won']}"
+    won = f"{said['error']['ratio']:.3f} of {said['best_fixed']}, won: {said['won']}"
     print(f"{one.name}, {nfe} calls, seed {seed}: {won}; {said['all_seconds']:.0f} s", flush=True)
     return plan
 
@@ -143,10 +142,8 @@ def judge(networks: Networks, one: Setting) -> tuple[Denoiser, Examples]:
     """The denoiser of a setting, and pictures of its teacher that no plan has seen."""
     params = networks[one.network]
     trusted = named(params, "dpmpp_3m", TEACHER_NFE)
-    scale, scales = _scales(one.guidance)
-    guide = request.guide(params.spec, trusted, scale, None, None)
-    denoiser: Denoiser = Partial(_denoiser(True, jnp.dtype(one.dtype), None), params, guide)
-    some = _examples(params, jax.random.key(JUDGES), JUDGED, one.label, guide, scales)
+    how = {"label": one.label, "guidance": one.guidance, "dtype": one.dtype}
+    denoiser, some, *_ = setting(params, jax.random.key(JUDGES), JUDGED, trusted, **how)
     return denoiser, taught(denoiser, trusted, some, batch=BATCH)
 
 
@@ -204,7 +201,7 @@ def ratios(networks: Networks, learned: dict[int, list[Plan]]) -> dict[str, Any]
     print("|---|---|---|---|---|---|")
     for nfe, found in learned.items():
         said = [about(plan) for plan in found]
-        values = [one["held_out"]["ratio"] for one in said]
+        values = [one["error"]["ratio"] for one in said]
         error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         rows[nfe] = row = {
             "ratio": float(np.mean(values)),

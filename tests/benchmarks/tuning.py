@@ -35,9 +35,9 @@ SCHEDULE = schedules.linear()
 TEACHER = plans.dpmpp_3m(SCHEDULE, grids.uniform_log_snr(SCHEDULE, 200))
 # Noises that are learned from, that choose, and that decide, by dimension. Single points that go
 # to another mode make most of the error, and few noises hold few of these.
-SIZES = {2: (12288, 4096, 8192), 64: (4096, 2048, 4096), 1024: (384, 192, 384)}
+SIZES = {2: (8192, 2048, 8192), 64: (3072, 1024, 4096), 1024: (256, 128, 256)}
 BATCH, LAW = 1024, 4096
-ROUNDS, GENERATIONS = 12, 8
+ROUNDS, GENERATIONS = 12, 4
 
 
 def main() -> None:
