@@ -174,3 +174,13 @@ def test_steps_to_where_nothing_is_finite_are_not_taken():
     jax.tree.map(np.testing.assert_array_equal, found.numbers, jax.tree.map(np.float32, numbers))
     with pytest.raises(FloatingPointError, match="no plan of 3 calls"):
         search(broken, LINEAR, 3, some, some, some)
+
+
+def test_where_nothing_is_left_to_learn_it_ends(float64):
+    some, plan = examples(8), plans.dpmpp_2m(LINEAR, TRAILING_4)
+    some = some._replace(target=np.asarray(drawn(of_pair, plan, some)))
+    numbers, frame = free.free(plan, LINEAR, 2)
+    (same,) = pictures(of_pair, [free.plan(numbers, frame, plan.space)], some)
+    some = some._replace(target=same)
+    found = learn(of_pair, numbers, frame, plan.space, some, some, rounds=3)
+    assert found.learned[-1] < 1e-12

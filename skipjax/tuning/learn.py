@@ -117,6 +117,8 @@ def learn(
             for sums in zip(*jax.device_get(found), strict=True)
         )
         matrix *= weight
+        if not np.isfinite(matrix).all() or not matrix.any():  # nothing is left to learn from
+            break
         for _ in range(TRIES):
             after = flat.copy()
             after[free] += _descent(matrix, slope, damping)

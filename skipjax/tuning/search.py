@@ -215,4 +215,5 @@ def _starts(
 
 def _origin(start: Plan, name: str) -> Origin:
     assert start.origin is not None
+    name = name.removeprefix("tuned from ")
     return Origin(f"tuned from {name}", start.origin.schedule, start.origin.end)

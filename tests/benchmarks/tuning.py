@@ -4,8 +4,8 @@ For each task of `skipjax.evaluation.exact.tasks` and each number of calls: the 
 the distance to where the flow goes, on noise that nothing was chosen by, of the learned plan over
 that of the best fixed plan (of some 190, on all grids), and the energy distance of both to the law
 itself; mean and standard error over tunings from other noise. Aim: at most 0.3 at 5 calls, 0.4 at
-10. Beside it DPM-Solver-v3 with statistics of the same denoiser, on its best grid, what evolution
-alone came to, and what it cost. Then the calls that the learned plan needs for the path of 20
+10. Beside it DPM-Solver-v3 with statistics of the same denoiser, on its best grid, which learning
+may start from as from what evolved, and what it cost. Then the calls that the learned plan needs for the path of 20
 calls of DPM-Solver++ 2M and of 50 of DDIM, each on its best grid, and for the law of 50 calls of
 skipped-step sampling.
 
@@ -81,6 +81,8 @@ def measure(name: str, task: exact.Task, numbers: list[int], seeds: int) -> dict
                     SCHEDULE,
                     nfe,
                     *some,
+                    more=third_version(about, nfe),
+                    starts=3,
                     rounds=ROUNDS,
                     generations=GENERATIONS,
                     least=64,
