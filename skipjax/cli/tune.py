@@ -61,7 +61,7 @@ class Tune:
     """Pictures that choose, and as many more that decide."""
     starts: int = 2
     """From how many of the best fixed plans to learn."""
-    rounds: int = 10
+    rounds: int = 20
     """Of learning, at most."""
     batch: int = 16
     """Pictures computed at a time."""
@@ -109,7 +109,10 @@ class Tune:
         origin: Any = plan.origin
         said = origin.tuned
         errors = said["error"]
-        verdict = f"{origin.method}, {errors['ratio']:.3f} of the error of {said['best_fixed']}"
+        verdict = (
+            f"{origin.method}, held-out {said['loss']} {errors['tuned']:.3g} instead of "
+            f"{errors['fixed']:.3g} with {said['best_fixed']}"
+        )
         if not said["won"]:
             verdict = f"{said['best_fixed']}: what was learned did not beat it"
         print(f"{plan.nfe} NFE: {verdict}. Saved: {self.out / 'plan.json'}")

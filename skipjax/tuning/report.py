@@ -87,7 +87,7 @@ def markdown(plan: Plan, outcome: Outcome, curve: dict[int, float]) -> str:
     (ours, theirs), (mean, error) = outcome.errors, outcome.difference
     names = [p.origin.method if p.origin else "a plan" for p in outcome.fixed[:SHOWN]]
     verdict = (
-        f"The learned plan wins: {ours / theirs:.3f} of the best fixed plan's error."
+        f"The learned plan wins: {ours:.3g} instead of the best fixed plan's {theirs:.3g}."
         if outcome.won
         else "The learned plan does not win by two standard errors: the fixed one is kept."
     )
@@ -127,9 +127,12 @@ def _error(plan: Plan, outcome: Outcome, curve: dict[int, float]) -> Any:
     figure = Figure(figsize=(4.5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     name = outcome.fixed[0].origin.method if outcome.fixed[0].origin else "fixed"
-    axes.loglog(list(curve), list(curve.values()), marker="o", label=name)
-    axes.loglog([plan.nfe], [outcome.errors[0]], marker="*", markersize=12, label="learned")
-    axes.set(xlabel="network calls", ylabel="held-out error", xticks=list(curve))
+    axes.plot(list(curve), list(curve.values()), marker="o", label=name)
+    axes.plot([plan.nfe], [outcome.errors[0]], marker="*", markersize=12, label="learned")
+    # An energy distance near its floor falls below 0.
+    scale = "log" if min(*curve.values(), outcome.errors[0]) > 0 else "linear"
+    axes.set(xscale="log", yscale=scale, xlabel="network calls", ylabel="held-out error")
+    axes.set_xticks(list(curve))
     axes.set_xticks([], minor=True)
     axes.set_xticklabels(map(str, curve))
     axes.legend()

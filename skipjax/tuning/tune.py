@@ -56,7 +56,7 @@ def tune(
     start: Plan | Sequence[Plan | str] = (),
     generations: int = 0,
     starts: int = 2,
-    rounds: int = 10,
+    rounds: int = 20,
     batch: int = 16,
     clip: bool = True,
     dtype: DTypeLike = jnp.float32,

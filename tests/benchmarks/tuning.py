@@ -4,10 +4,10 @@ For each task of `skipjax.evaluation.exact.tasks` and each number of calls: the 
 the distance to where the flow goes, on noise that nothing was chosen by, of the learned plan over
 that of the best fixed plan (of some 190, on all grids), and the energy distance of both to the law
 itself; mean and standard error over tunings from other noise. Aim: at most 0.3 at 5 calls, 0.4 at
-10. Beside it DPM-Solver-v3 with statistics of the same denoiser, on its best grid, which learning
-may start from as from what evolved, and what it cost. Then the calls that the learned plan needs for the path of 20
-calls of DPM-Solver++ 2M and of 50 of DDIM, each on its best grid, and for the law of 50 calls of
-skipped-step sampling.
+10. Beside it DPM-Solver-v3 with statistics of the same denoiser, on its best grid, from which
+learning starts too, and what it cost. Then the calls that the learned plan needs for the path of
+20 calls of DPM-Solver++ 2M and of 50 of DDIM, each on its best grid, and for the law of 50 calls
+of skipped-step sampling.
 
     python tests/benchmarks/tuning.py [--tasks gaussian four_wide] [--nfe 5 10] [--seeds 3]
         [--out results.json]
@@ -37,7 +37,7 @@ TEACHER = plans.dpmpp_3m(SCHEDULE, grids.uniform_log_snr(SCHEDULE, 200))
 # to another mode make most of the error, and few noises hold few of these.
 SIZES = {2: (8192, 2048, 8192), 64: (3072, 1024, 4096), 1024: (256, 128, 256)}
 BATCH, LAW = 1024, 4096
-ROUNDS, GENERATIONS = 12, 4
+ROUNDS = 12
 
 
 def main() -> None:
@@ -82,9 +82,7 @@ def measure(name: str, task: exact.Task, numbers: list[int], seeds: int) -> dict
                     nfe,
                     *some,
                     more=third_version(about, nfe),
-                    starts=3,
                     rounds=ROUNDS,
-                    generations=GENERATIONS,
                     least=64,
                     batch=min(BATCH, len(some[0].x)),
                 )
