@@ -10,7 +10,8 @@ a tuning costs, and how many learned calls reach the error of 20 calls of DPM-So
 of DDIM, each on its best grid.
 
     python tests/benchmarks/transfer.py --out FOLDER [--parts train matrix ratios] [--steps 600]
-        [--nfe 5 8] [--calls 4 5 6 8 10 15 20] [--seeds 3] [--num 256]
+        [--nfe 5 8] [--settings "no guidance" "class 3"] [--calls 4 5 6 8 10 15 20] [--seeds 3]
+        [--num 256]
 
 Started again, it goes on: networks and plans that lie in the folder are taken as they are.
 """
@@ -79,6 +80,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--nfe", nargs="+", type=int, default=[5, 8], help="of the matrix")
     parser.add_argument("--calls", nargs="+", type=int, default=[4, 5, 6, 8, 10, 15, 20])
+    names = [one.name for one in SETTINGS]
+    parser.add_argument(
+        "--settings", nargs="+", choices=names, default=names, help="of the matrix"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="tunings of each ratio")
     parser.add_argument("--num", type=int, default=256, help="pictures of a tuning")
     options = parser.parse_args()
@@ -89,8 +94,9 @@ def main() -> None:
     networks = {name: skipjax.load(out / name) for name in ("trained", "half-trained")}
     if "matrix" in options.parts:
         for nfe in options.nfe:
-            learned = {one.name: tuned(out, networks, one, nfe, num) for one in SETTINGS}
-            add(out, f"matrix of {nfe} calls", matrix(networks, learned))
+            some = [one for one in SETTINGS if one.name in options.settings]
+            learned = {one.name: tuned(out, networks, one, nfe, num) for one in some}
+            add(out, f"matrix of {nfe} calls", matrix(networks, some, learned))
     if "ratios" in options.parts:
         many = range(options.seeds)
         found = {n: [tuned(out, networks, plain, n, num, s) for s in many] for n in options.calls}
@@ -147,27 +153,29 @@ def judge(networks: Networks, one: Setting) -> tuple[Denoiser, Examples]:
     return denoiser, taught(denoiser, trusted, some, batch=BATCH)
 
 
-def matrix(networks: Networks, learned: dict[str, Plan]) -> dict[str, Any]:
+def matrix(networks: Networks, some: list[Setting], learned: dict[str, Plan]) -> dict[str, Any]:
     """What the plan of each setting, by row, does in each setting, by column; as Markdown too.
 
     There * stands where a plan is no better than the best fixed one, and + and - where it is worse
     or better than the one that was learned there, all by two standard errors.
     """
-    nfe = learned[SETTINGS[0].name].nfe
+    nfe = learned[some[0].name].nfe
     known = {plan.origin.method: plan for plan in fixed(networks["trained"].schedule, nfe)}
     rows: dict[str, list] = {name: [] for name in [*learned, "fixed, RMSE", "which"]}
     cells = []
-    for used in SETTINGS:
-        denoiser, some = judge(networks, used)
+    for used in some:
+        denoiser, examples = judge(networks, used)
         method = about(learned[used.name])["best_fixed"]  # on the noise that the tuning chose by
-        first, *values = pictures(denoiser, [known[method], *learned.values()], some, batch=BATCH)
+        first, *values = pictures(
+            denoiser, [known[method], *learned.values()], examples, batch=BATCH
+        )
         own = values[list(learned).index(used.name)]
-        rows["fixed, RMSE"].append(f"{path.error(first, some.target):.3g}")
+        rows["fixed, RMSE"].append(f"{path.error(first, examples.target):.3g}")
         rows["which"].append(method)
         for name, ours in zip(learned, values, strict=True):
-            value, doubt = ratio(ours, first, some.target)
-            gain, of_gain = path.compare(ours, first, some.target)
-            loss, of_loss = path.compare(ours, own, some.target)
+            value, doubt = ratio(ours, first, examples.target)
+            gain, of_gain = path.compare(ours, first, examples.target)
+            loss, of_loss = path.compare(ours, own, examples.target)
             marks = "*" * (gain >= -2 * of_gain) + "+" * (loss > 2 * of_loss)
             marks += "-" * (loss < -2 * of_loss)
             rows[name].append(f"{value:.2f} ± {doubt:.2f}{marks}")
@@ -175,7 +183,7 @@ def matrix(networks: Networks, learned: dict[str, Plan]) -> dict[str, Any]:
                 {"learned": name, "used": used.name, "ratio": value, "standard_error": doubt}
                 | {"more_than_fixed": [gain, of_gain], "more_than_own": [loss, of_loss]}
             )
-    lines = [[f"{nfe} calls: learned for", *learned], ["---"] * (len(SETTINGS) + 1)]
+    lines = [[f"{nfe} calls: learned for", *learned], ["---"] * (len(some) + 1)]
     lines += [[name, *row] for name, row in rows.items()]
     print("\n", *(f"| {' | '.join(line)} |" for line in lines), "", sep="\n", flush=True)
     return {"cells": cells, "best_fixed": {"rmse": rows["fixed, RMSE"], "method": rows["which"]}}
