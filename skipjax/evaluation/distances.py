@@ -103,7 +103,7 @@ def nearest(a: ArrayLike, b: ArrayLike, *, block: int = 1024) -> Nearest:
     for rows, x in _blocks(a, block):
         least, found = np.full(len(x), np.inf), np.zeros(len(x), np.intp)
         for columns, y in _blocks(b, block):
-            d = _distances(x, y)
+            d = distances(x, y)
             best = d.argmin(axis=1)
             d = d[np.arange(len(x)), best]
             found = np.where(d < least, columns.start + best, found)
@@ -133,7 +133,7 @@ def _energies(pool: np.ndarray, in_a: np.ndarray, block: int) -> np.ndarray:
     within_a, within_b, between = np.zeros((3, len(in_a)))
     for rows, x in _blocks(pool, block):
         for columns, y in _blocks(pool, block, rows.start):
-            d = _distances(x, y)
+            d = distances(x, y)
             weight = 2
             if columns == rows:
                 np.fill_diagonal(d, 0)
@@ -155,7 +155,7 @@ def _blocks(images: np.ndarray, block: int, start: int = 0) -> Iterator[tuple[sl
         yield where, images[where].reshape(where.stop - first, -1).astype(np.float64)
 
 
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """|x_i - y_j|, [N, M], of x [N, D] and y [M, D], by |x|^2 + |y|^2 - 2 x.y."""
     square = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)[None, :] - 2 * (x @ y.T)
     return np.sqrt(np.maximum(square, 0))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skipjax import evaluation
+from skipjax.evaluation.distances import distances
 
 BLOCK = 1024  # pictures whose distances to all others are held at a time
 
@@ -98,11 +99,6 @@ energy = Loss("energy", _energy, _pulled, _compare_energies)
 LOSSES = {loss.name: loss for loss in (path, energy)}
 
 
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    square = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None] - 2 * (a @ b.T)
-    return np.sqrt(np.maximum(square, 0))
-
-
 def _mean_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Mean distance of each of a to all of b, float64 [len(a)]."""
     a, b = a.astype(np.float64), b.astype(np.float64)
@@ -110,11 +106,11 @@ def _mean_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.shape == b.shape and (a == b).all():  # rounding must not part a picture from itself
         found = []
         for i, block in enumerate(blocks):
-            distances = _distances(block, b)
-            np.fill_diagonal(distances[:, i * BLOCK :], 0)
-            found.append(distances.mean(axis=1))
+            apart = distances(block, b)
+            np.fill_diagonal(apart[:, i * BLOCK :], 0)
+            found.append(apart.mean(axis=1))
         return np.concatenate(found)
-    return np.concatenate([_distances(block, b).mean(axis=1) for block in blocks])
+    return np.concatenate([distances(block, b).mean(axis=1) for block in blocks])
 
 
 def _directions(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
@@ -123,11 +119,9 @@ def _directions(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     found, total = [], 0.0
     for at in range(0, len(a), BLOCK):
         block = a[at : at + BLOCK]
-        distances = _distances(block, b)
-        total += distances.sum()
+        apart = distances(block, b)
+        total += apart.sum()
         # A picture and itself, or its copy: no direction.
-        inverse = np.where(
-            distances > 1e-9 * distances.max(), 1 / np.maximum(distances, 1e-300), 0
-        )
+        inverse = np.where(apart > 1e-9 * apart.max(), 1 / np.maximum(apart, 1e-300), 0)
         found.append((block * inverse.sum(axis=1)[:, None] - inverse @ b) / len(b))
     return np.concatenate(found), total / (len(a) * len(b))

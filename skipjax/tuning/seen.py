@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skipjax.plans import Plan
-from skipjax.tuning.examples import Denoiser, Examples, Features, points
+from skipjax.tuning.examples import Denoiser, Examples, Features, drawn, points
 from skipjax.tuning.pull import Vectors, pulled, walked
 
 PROBES = 4  # random vectors for each picture
@@ -20,10 +20,10 @@ def seen(
     """Features of what a plan draws, and where that is known, how far its points are from the
     teacher's on the way there, [B, values].
     """
+    if examples.path is None:
+        return drawn(denoiser, plan, examples, features).reshape(len(examples.x), -1)
     x = points(denoiser(examples), plan, examples)
     end = features(x[-1]).reshape(len(examples.x), -1)
-    if examples.path is None:
-        return end
     off = jax.vmap(_off, (0, 0, 0, None))(x[:-1], plan.alpha[1:], plan.sigma[1:], examples.path)
     return jnp.concatenate([end, way * jnp.moveaxis(off, 0, 1).reshape(len(end), -1)], axis=1)
 
