@@ -1,6 +1,7 @@
 """The update kernel and the only scan: a plan, a denoiser and noise give pictures."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,35 @@ def integrate(
     Raises:
         ValueError: If the plan asks for a learned variance, and the denoiser predicts none.
     """
+
+    def on_row(i: jax.Array, _: jax.Array) -> None:
+        if on_step is not None:
+            jax.debug.callback(on_step, i)
+
+    return _run(plan, denoise, x, keys, noise, on_row)[0]
+
+
+def trajectory(
+    plan: Plan,
+    denoise: Denoise,
+    x: jax.Array,
+    keys: jax.Array,
+    *,
+    noise: jax.Array | None = None,
+) -> jax.Array:
+    """Every point that a sampler comes to: x_1 .. x_N, [N, B, ...]. Otherwise as `integrate`."""
+    return _run(plan, denoise, x, keys, noise, lambda _, x: x)[1]
+
+
+def _run(
+    plan: Plan,
+    denoise: Denoise,
+    x: jax.Array,
+    keys: jax.Array,
+    noise: jax.Array | None,
+    on_row: Callable[[jax.Array, jax.Array], Any],
+) -> tuple[jax.Array, Any]:
+    """x_N, and what `on_row` made of the index of each row and the point that it led to."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = x.astype(dtype)
     table = jax.tree.map(lambda column: jnp.asarray(column, dtype), plan)
@@ -50,13 +80,11 @@ def integrate(
     def step(carry, row):
         i, row, z = row
         carry = advance(carry, row, i, denoise, keys, z)
-        if on_step is not None:
-            jax.debug.callback(on_step, i)
-        return carry, None
+        return carry, on_row(i, carry[0])
 
     rows = jnp.arange(plan.nfe), table, noise
-    (x, _), _ = jax.lax.scan(step, (x, no_history(plan, x)), rows)
-    return x
+    (x, _), found = jax.lax.scan(step, (x, no_history(plan, x)), rows)
+    return x, found
 
 
 def no_history(plan: Plan, x: jax.Array) -> tuple[jax.Array, ...]:

@@ -13,7 +13,7 @@ from skipjax import grids, plans, schedules
 from skipjax.denoisers import Prediction
 from skipjax.evaluation.exact import Gaussian, law
 from skipjax.plans import Plan, Tape
-from skipjax.sampling import integrate, starting_noise
+from skipjax.sampling import integrate, starting_noise, trajectory
 
 LINEAR = schedules.linear()
 TIMES = grids.skipped(1000, 100)
@@ -76,6 +76,25 @@ def test_contract(plan):
     assert (out != run(plan, x, keys_of(range(4), seed=1))).any() == plan.noise.any()
     half = run(plan, x.astype(jnp.bfloat16), keys)
     chex.assert_type(half, jnp.float32)
+
+
+@every_plan
+def test_a_trajectory_passes_through_what_each_row_leads_to(plan):
+    keys = keys_of(range(4))
+    x = starting_noise(keys, (1, 1, 3))
+    points = jax.jit(lambda plan, x: trajectory(plan, TARGET.denoise, x, keys))(plan, x)
+    chex.assert_shape(points, (plan.nfe, *x.shape))
+    assert (points[-1] == run(plan, x, keys)).all()
+    middle = plan.nfe // 2  # a plan whose later rows leave the point alone ends there
+    kept = np.arange(plan.nfe) < middle
+    stopped = replace(
+        plan,
+        keep=np.where(kept, plan.keep, 1.0),
+        mix=plan.mix * kept[:, None],
+        noise=plan.noise * kept,
+    )
+    expected = run(stopped, x, keys) if middle else x
+    chex.assert_trees_all_close([x, *points][middle], expected, rtol=1e-6)
 
 
 @every_plan

@@ -10,7 +10,7 @@ import numpy as np
 
 from skipjax.denoisers import Denoise
 from skipjax.plans import Plan, stack
-from skipjax.sampling import advance, integrate, no_history
+from skipjax.sampling import integrate, trajectory
 
 
 class Examples(NamedTuple):
@@ -65,19 +65,6 @@ def drawn(
     return features(integrate(plan, denoiser(examples), examples.x, examples.keys))
 
 
-def points(denoise: Denoise, plan: Plan, examples: Examples) -> jax.Array:
-    """Every point that a plan comes to, x_1 .. x_N, [N, B, ...]."""
-    dtype = jnp.promote_types(examples.x.dtype, jnp.float32)
-    x = examples.x.astype(dtype)
-
-    def step(carry, row):
-        carry = advance(carry, row[1], row[0], denoise, examples.keys)
-        return carry, carry[0]
-
-    table = jax.tree.map(lambda column: jnp.asarray(column, dtype), plan)
-    return jax.lax.scan(step, (x, no_history(plan, x)), (jnp.arange(plan.nfe), table))[1]
-
-
 @jax.jit
 def travelled(
     denoiser: Denoiser, plan: Plan, examples: Examples, rows: jax.Array
@@ -85,7 +72,7 @@ def travelled(
     """What a plan draws of some examples, [B, ...], and x_{i+1} / sqrt(alpha^2 + sigma^2) of some
     of its rows i, [B, rows, ...].
     """
-    x = points(denoiser(examples), plan, examples)
+    x = trajectory(plan, denoiser(examples), examples.x, examples.keys)
     size = jnp.hypot(plan.alpha, plan.sigma)[rows + 1].reshape(-1, *(1,) * examples.x.ndim)
     return x[-1], jnp.moveaxis(x[rows] / size.astype(x.dtype), 0, 1)
 

@@ -82,16 +82,16 @@ def _compare_energies(
 ) -> tuple[float, float]:
     """By Hoeffding's projections: what the statistic owes to each picture of either set."""
     target = target.reshape(len(target), -1)
-    owed = []
+    energies, owed = [], []
     for some in (ours, theirs):
-        apart, within = _mean_distances(some, target), _mean_distances(some, some)
-        within = within * len(some) / (len(some) - 1)
-        owed.append((2 * (apart - within), 2 * _mean_distances(target, some)))
+        apart, back = _mean_distances(some, target)
+        within = _mean_distances(some, some)[0] * len(some) / (len(some) - 1)
+        energies.append(2 * apart.mean() - within.mean())  # but for the targets' own distances
+        owed.append((2 * (apart - within), 2 * back))
     (ours_a, ours_b), (theirs_a, theirs_b) = owed
     by_a, by_b = ours_a - theirs_a, ours_b - theirs_b
-    gain = _energy(ours, target) - _energy(theirs, target)
     variance = by_a.var(ddof=1) / len(by_a) + by_b.var(ddof=1) / len(by_b)
-    return float(gain), float(np.sqrt(variance))
+    return float(energies[0] - energies[1]), float(np.sqrt(variance))
 
 
 # Energy distance of the law of the pictures to that of the targets, whichever is whose.
@@ -99,18 +99,18 @@ energy = Loss("energy", _energy, _pulled, _compare_energies)
 LOSSES = {loss.name: loss for loss in (path, energy)}
 
 
-def _mean_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean distance of each of a to all of b, float64 [len(a)]."""
+def _mean_distances(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean distance of each of a to all of b, and of each of b to all of a, float64."""
+    same = a is b
     a, b = a.astype(np.float64), b.astype(np.float64)
-    blocks = (a[at : at + BLOCK] for at in range(0, len(a), BLOCK))
-    if a.shape == b.shape and (a == b).all():  # rounding must not part a picture from itself
-        found = []
-        for i, block in enumerate(blocks):
-            apart = distances(block, b)
-            np.fill_diagonal(apart[:, i * BLOCK :], 0)
-            found.append(apart.mean(axis=1))
-        return np.concatenate(found)
-    return np.concatenate([distances(block, b).mean(axis=1) for block in blocks])
+    to_b, to_a = np.empty(len(a)), np.zeros(len(b))
+    for at in range(0, len(a), BLOCK):
+        apart = distances(a[at : at + BLOCK], b)
+        if same:  # rounding must not part a picture from itself
+            np.fill_diagonal(apart[:, at:], 0)
+        to_b[at : at + BLOCK] = apart.mean(axis=1)
+        to_a += apart.sum(axis=0) / len(a)
+    return to_b, to_a
 
 
 def _directions(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from skipjax.plans import Plan
-from skipjax.tuning.examples import Denoiser, Examples, Features, drawn, points
+from skipjax.sampling import trajectory
+from skipjax.tuning.examples import Denoiser, Examples, Features, drawn
 from skipjax.tuning.pull import Vectors, pulled, walked
 
 PROBES = 4  # random vectors for each picture
@@ -22,7 +23,7 @@ def seen(
     """
     if examples.path is None:
         return drawn(denoiser, plan, examples, features).reshape(len(examples.x), -1)
-    x = points(denoiser(examples), plan, examples)
+    x = trajectory(plan, denoiser(examples), examples.x, examples.keys)
     end = features(x[-1]).reshape(len(examples.x), -1)
     off = jax.vmap(_off, (0, 0, 0, None))(x[:-1], plan.alpha[1:], plan.sigma[1:], examples.path)
     return jnp.concatenate([end, way * jnp.moveaxis(off, 0, 1).reshape(len(end), -1)], axis=1)
