@@ -5,13 +5,14 @@ gradients alone goes there slowly, and steps that are measured by how far the pi
 That metric, J^T J with J the derivatives of the pictures by the numbers, is estimated by drawing
 some v with E[v v^T] = 1 for each picture and pulling them back, J^T v, together with the gradient
 of the loss; it costs a few calls for each of a plan's, however many numbers it has, and remembers
-points, not what the network computed (Hutchinson's estimate, of a matrix).
+points, not what the network computed (Hutchinson's estimate, of a matrix). To try a step costs one
+call, so each round tries several, of more damping and less.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,12 @@ from jax.flatten_util import ravel_pytree
 from skipjax.plans import Plan
 from skipjax.tuning.examples import Denoiser, Examples, Features, pixels
 from skipjax.tuning.free import Frame, Free, plan
-from skipjax.tuning.loss import Loss, path
+from skipjax.tuning.loss import Loss, bulk, path
 from skipjax.tuning.seen import PROBES, normal, seen
 
-TRIES = 8  # of smaller steps, before a round is the last
+TRIES = 8  # steps of a round, at most
+FACTOR = 4  # by which their damping differs
+LEAST_DAMPING = 1e-9
 LEAST_GAIN = 1e-3  # of the error, relative, below which a round is the last
 
 
@@ -60,7 +63,8 @@ def learn(
     batch: int = 256,
     on_round: Callable[[int, float], None] | None = None,
 ) -> Learned:
-    """Makes the loss small, over all examples at once.
+    """Makes the loss small, over all examples at once; in the first half of the rounds, where that
+    is the path, `bulk`.
 
     Args:
         denoiser: Of the network.
@@ -87,8 +91,8 @@ def learn(
     sets = {True: train.batches(batch), False: decide.batches(batch)}
     nfe, spent = len(frame.steer), 0
 
-    def drawn(flat: np.ndarray, learning: bool) -> tuple[np.ndarray, np.ndarray, float]:
-        """What a plan draws, what it should be, and the error."""
+    def drawn(flat: np.ndarray, learning: bool) -> tuple[np.ndarray, np.ndarray]:
+        """What a plan draws, and what it should be."""
         nonlocal spent
         whole = train if learning else decide
         spent += nfe * len(whole.x)
@@ -98,46 +102,61 @@ def learn(
         wanted = np.asarray(whole.target).reshape(len(whole.x), -1)
         # What is seen of the way is how far it is off.
         beyond = np.zeros((len(wanted), values.shape[1] - wanted.shape[1]), wanted.dtype)
-        wanted = np.concatenate([wanted, beyond], axis=1)
-        return values, wanted, loss.error(values, wanted)
+        return values, np.concatenate([wanted, beyond], axis=1)
 
-    now, damping = drawn(flat, True), 1e-2
-    best, learned, decided = flat, [now[-1]], [drawn(flat, False)[-1]]
-    for done in range(1, rounds + 1):
-        if not np.isfinite(learned[-1]):
-            break
-        gradient, weight = loss.gradient(*now[:2])
+    def downhill(flat: np.ndarray, now: Any, lossy: Loss, done: int) -> tuple[Any, ...] | None:
+        """Where the best of some steps leads, smaller ones and larger, if it is less there."""
+        nonlocal spent, damping
+        gradient, weight = lossy.gradient(*now)
         columns, by_numbers = made.derived(jnp.asarray(flat, dtype), free)
         keys = jax.random.split(jax.random.key(done), len(sets[True]))
-        parts = zip(sets[True], _padded(gradient.astype(dtype), batch), keys, strict=True)
-        found = [normal(denoiser, columns, by_numbers, *part, way, features) for part in parts]
+        gradients, weights = (_padded(some.astype(dtype), batch) for some in (gradient, weight))
+        found = [
+            normal(denoiser, columns, by_numbers, *some, way, features)
+            for some in zip(sets[True], gradients, weights, keys, strict=True)
+        ]
         spent += nfe * len(train.x) * (2 + PROBES + 1)
         matrix, slope = (
             np.asarray(np.sum(sums, axis=0, dtype=np.float64))
             for sums in zip(*jax.device_get(found), strict=True)
         )
-        matrix *= weight
         if not np.isfinite(matrix).all() or not matrix.any():  # nothing is left to learn from
-            break
+            return None
+        best, least, factor = None, lossy.error(*now), 1 / FACTOR
         for _ in range(TRIES):
             after = flat.copy()
             after[free] += _descent(matrix, slope, damping)
             then = drawn(after, True)
-            if then[-1] < now[-1]:
+            if lossy.error(*then) < least:
+                best, least = (after, then, damping), lossy.error(*then)
+            elif best is None:
+                factor = FACTOR
+            else:
                 break
-            damping *= 4
-        else:
-            break
-        gain = (now[-1] - then[-1]) / abs(now[-1])
-        flat, now, damping = after, then, max(damping / 6, 1e-9)
-        learned.append(now[-1])
-        decided.append(drawn(flat, False)[-1])
-        if decided[-1] <= min(decided):
-            best = flat
-        if on_round is not None:
-            on_round(done, decided[-1])
-        if gain < LEAST_GAIN:
-            break
+            damping = max(damping * factor, LEAST_DAMPING)
+        damping = damping if best is None else best[2]
+        return best
+
+    now, damping = drawn(flat, True), 1e-2
+    best, learned, decided = flat, [loss.error(*now)], [loss.error(*drawn(flat, False))]
+    # Single pictures that go elsewhere lead astray while all the others are still far off.
+    stages = [(bulk(*now), rounds // 2)] * (loss is path) + [(loss, rounds)]
+    done = 0
+    for stage, until in stages:
+        while done < until and np.isfinite(before := stage.error(*now)):
+            found = downhill(flat, now, stage, done)
+            if found is None:
+                break
+            flat, now, _ = found
+            done += 1
+            learned.append(loss.error(*now))
+            decided.append(loss.error(*drawn(flat, False)))
+            if decided[-1] <= min(decided):
+                best = flat
+            if on_round is not None:
+                on_round(done, decided[-1])
+            if before - stage.error(*now) < LEAST_GAIN * abs(before):
+                break
     numbers = jax.tree.map(np.float64, unravel(jnp.asarray(best, dtype)))
     return Learned(numbers, learned, decided, spent)
 
@@ -184,8 +203,8 @@ def _matters(numbers: Free, fixed: tuple[str, ...]) -> np.ndarray:
 
 def _padded(values: np.ndarray, batch: int) -> list[np.ndarray]:
     """`batch` rows at a time, those that fill the last batch 0."""
-    values = np.pad(values, ((0, -len(values) % batch), (0, 0)))
-    return list(values.reshape(-1, batch, values.shape[1]))
+    more = [np.zeros_like(values[:1])] * (-len(values) % batch)
+    return list(np.concatenate([values, *more]).reshape(-1, batch, *values.shape[1:]))
 
 
 def _descent(matrix: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarray:

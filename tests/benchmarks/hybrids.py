@@ -6,31 +6,40 @@ cutoff 0 with eta 1 is skipped-step sampling, cutoff 1 (of T) is DDIM. For each 
 the law of the samples is from that of the data, by cutoff and eta on evenly spaced times (the W2
 distance of Gaussians is exact, mixtures have the energy distance of samples, and a floor); then
 the best of all ways to divide the calls between the parts, and the same times without noise. What
-is chosen on some points is judged on others.
+is chosen on some points is judged on others, with the standard error of what it gains on DDIM.
+
+With a checkpoint, the same for a network, with eta 1 alone, against the pictures that it was
+trained on and those that were held out.
 
     python tests/benchmarks/hybrids.py [--tasks gaussian rare] [--nfe 5 10] [--out hybrids.json]
+    python tests/benchmarks/hybrids.py --checkpoint emoji32 --data emoji --nfe 5 10 20
+        [--points 256] [--out emoji32.json]
 """
 
 import argparse
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from skipjax import evaluation, plans, schedules
+import skipjax
+from skipjax import plans, schedules
 from skipjax.evaluation import exact
 from skipjax.evaluation.exact import Task
 from skipjax.plans import Plan
-from skipjax.tuning.examples import Examples, pictures
+from skipjax.schedules import Schedule
+from skipjax.training import sources
+from skipjax.tuning.examples import Denoiser, Examples, pictures
 from skipjax.tuning.fixed import CUTOFFS, ETAS, hybrid, hybrids
+from skipjax.tuning.loss import energy
+from skipjax.tuning.setting import setting
 
-SCHEDULE = schedules.linear()
-POINTS, FEW, BATCH = 2048, 512, 512
+FEW = 512  # samples that each way to divide the calls is tried on
 DIVIDED = 10  # calls up to which all divisions are tried
 ERRS = (0.1, 0.2)  # size of the bias of denoisers that err
 
@@ -41,14 +50,70 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The best cutoff and eta of hybrids.")
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=[*tasks])
     parser.add_argument("--nfe", nargs="+", type=int, default=[5, 10, 20, 50])
+    parser.add_argument("--checkpoint", help="a network, in place of the tasks")
+    parser.add_argument("--data", help="pictures of the network's law, as `skipjax train` has it")
+    parser.add_argument("--points", type=int, default=2048, help="samples of each distance")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    found = {"cutoffs": CUTOFFS, "etas": ETAS, "tasks": {}}
-    for name in options.tasks:
-        found["tasks"][name] = {nfe: measure(name, tasks[name], nfe) for nfe in options.nfe}
+    etas, divided = ETAS, DIVIDED
+    if options.checkpoint is None:
+        jax.config.update("jax_enable_x64", True)
+        cases = {name: partial(exactly, tasks[name], options.points) for name in options.tasks}
+    else:
+        etas, divided = (1.0,), 0
+        made = partial(network, options.checkpoint, options.data, options.points)
+        cases = {options.checkpoint: made}
+    found: dict[str, Any] = {"cutoffs": CUTOFFS, "etas": etas, "tasks": {}}
+    for name, made in cases.items():
+        case = made()
+        found["tasks"][name] = {
+            nfe: measure(name, case, nfe, etas, divided) for nfe in options.nfe
+        }
         if options.out is not None:
             options.out.write_text(json.dumps(found, indent=1))
+
+
+class Case(NamedTuple):
+    """Where hybrids are used.
+
+    Attributes:
+        schedule: The forward process.
+        denoiser: Of the network, or of a law that is known.
+        sets: Twice some examples, with data as their targets.
+        floor: Distance of other data to the data of the first.
+        gaussian: The law, where its distances are known without samples.
+    """
+
+    schedule: Schedule
+    denoiser: Denoiser
+    sets: list[Examples]
+    floor: float
+    gaussian: exact.Gaussian | None = None
+
+    def distance(self, plan: Plan, half: int = 0, num: int | None = None) -> float:
+        """From a plan's samples, the first `num` of a set, to the data."""
+        if self.gaussian is not None:
+            return exact.w2(exact.law(plan, self.gaussian), self.gaussian)
+        return energy.error(self.samples(plan, half, num), self.sets[half].target)
+
+    def samples(self, plan: Plan, half: int, num: int | None = None) -> np.ndarray:
+        """What a plan draws."""
+        (values,) = pictures(
+            self.denoiser, [plan], self.sets[half].take(slice(num)), batch=self.batch
+        )
+        return values
+
+    @property
+    def batch(self) -> int:
+        """Pictures at a time."""
+        return 512 if self.sets[0].x.ndim == 2 else 16
+
+    def gain(self, plan: Plan, other: Plan) -> tuple[float, float] | None:
+        """By how much a plan is farther than another, and its standard error, on the other set."""
+        if self.gaussian is not None:
+            return self.distance(plan) - self.distance(other), 0.0
+        ours, theirs = (self.samples(some, 1) for some in (plan, other))
+        return energy.compare(ours, theirs, self.sets[1].target)
 
 
 def all_tasks() -> dict[str, Task]:
@@ -62,67 +127,78 @@ def all_tasks() -> dict[str, Task]:
     return tasks
 
 
-def measure(name: str, task: Task, nfe: int) -> dict[str, Any]:
+def exactly(task: Task, points: int) -> Case:
+    """A law that is known."""
+    sets, data = [], []
+    for seed in range(3):
+        key, other, law = jax.random.split(jax.random.key(seed), 3)
+        x = jax.random.normal(key, (points, task.target.dim), jnp.float64)
+        some = Examples(x, jax.random.split(other, points))
+        data.append(np.asarray(task.target.draw(law, points, jnp.float64)))
+        sets.append(some._replace(target=data[-1]))
+    exactly_known = isinstance(task.target, exact.Gaussian) and task.denoise is task.target.denoise
+    return Case(
+        schedules.linear(),
+        Partial(lambda some: task.denoise),
+        sets[:2],
+        0.0 if exactly_known else abs(energy.error(data[2], data[0])),
+        task.target if exactly_known else None,
+    )
+
+
+def network(checkpoint: str, data: str, points: int) -> Case:
+    """A network, and three parts of the pictures that it should draw."""
+    params = skipjax.load(checkpoint)
+    known = sources.read(data)
+    chosen = np.random.default_rng(0).permutation(known.images.shape[0])[: 3 * points]
+    parts = [known.take(some) for some in np.split(chosen, 3)]
+    plan, sets = plans.skipped(params.schedule, 20), []
+    for seed, part in enumerate(parts):
+        labels = None if part.labels is None else part.labels.tolist()
+        of, some, *_ = setting(params, jax.random.key(seed), points, plan, label=labels)
+        real = np.asarray(part.images, np.float32).reshape(points, -1) / 127.5 - 1
+        sets.append(some._replace(target=real))
+    floor = abs(energy.error(sets[2].target, sets[0].target))
+    return Case(params.schedule, of, sets[:2], floor)
+
+
+def measure(
+    name: str, case: Case, nfe: int, etas: tuple[float, ...], divided: int
+) -> dict[str, Any]:
     """Distances by eta and cutoff, and the best way to divide the calls."""
-    distance = to_law(task)
-    table = [
-        [distance(plan, 0) for plan in (even(nfe, cutoff, eta) for cutoff in CUTOFFS)]
-        for eta in ETAS
-    ]
+    schedule = case.schedule
+
+    def even(cutoff: float, eta: float = 1.0) -> Plan:
+        plan = hybrid(schedule, nfe, cutoff, eta)
+        assert plan is not None
+        return plan
+
+    table = [[case.distance(even(cutoff, eta)) for cutoff in CUTOFFS] for eta in etas]
     i, j = np.unravel_index(np.argmin(table), np.shape(table))
+    best = even(CUTOFFS[j], etas[i])
     found = {
         "table": table,
-        "floor": distance(None, 0),
-        "best": {"cutoff": CUTOFFS[j], "eta": ETAS[i]},
-        "again": distance(even(nfe, CUTOFFS[j], ETAS[i]), 1),
-        "ddim": distance(even(nfe, 1.0, 1.0), 1),
-        "skipped": distance(even(nfe, 0.0, 1.0), 1),
+        "floor": case.floor,
+        "best": {"cutoff": CUTOFFS[j], "eta": etas[i]},
+        "again": case.distance(best, 1),
+        "ddim": case.distance(even(1.0), 1),
+        "skipped": case.distance(even(0.0), 1),
+        "more_than_ddim": case.gain(best, even(1.0)),
     }
-    if nfe <= DIVIDED:
-        best = min(hybrids(SCHEDULE, nfe), key=lambda plan: distance(plan, 0, FEW))
+    if nfe <= divided:
+        best = min(hybrids(schedule, nfe), key=lambda plan: case.distance(plan, 0, FEW))
         origin: Any = best.origin
-        quiet = plans.ddim(SCHEDULE, best.t)
-        found["divided"] = origin.method, distance(best, 1), distance(quiet, 1)
+        quiet = plans.ddim(schedule, best.t)
+        found["divided"] = origin.method, case.distance(best, 1), case.distance(quiet, 1)
+    more, error = found["more_than_ddim"]
     print(
-        f"{name}, {nfe} calls: best cutoff {CUTOFFS[j]:g}, eta {ETAS[i]:g}: {found['again']:.3g} "
-        f"(DDIM {found['ddim']:.3g}, skipped {found['skipped']:.3g}, floor {found['floor']:.2g}); "
-        f"divided, and without its noise: {found.get('divided')}",
+        f"{name}, {nfe} calls: best cutoff {CUTOFFS[j]:g}, eta {etas[i]:g}: {found['again']:.3g} "
+        f"(DDIM {found['ddim']:.3g}, skipped {found['skipped']:.3g}, floor {found['floor']:.2g}), "
+        f"{more:.2g} ± {error:.2g} more than DDIM; divided, and without its noise: "
+        f"{found.get('divided')}",
         flush=True,
     )
     return found
-
-
-def even(nfe: int, cutoff: float, eta: float) -> Plan:
-    """A hybrid on one evenly spaced grid."""
-    plan = hybrid(SCHEDULE, nfe, cutoff, eta)
-    assert plan is not None
-    return plan
-
-
-def to_law(task: Task) -> Callable[..., float]:
-    """The distance of a plan's samples to the data, by plan, which points, and how many of them;
-    that of other data for no plan.
-    """
-    if isinstance(task.target, exact.Gaussian) and task.denoise is task.target.denoise:
-        target = task.target
-        return lambda plan, *_: 0.0 if plan is None else exact.w2(exact.law(plan, target), target)
-    denoiser = Partial(lambda some: task.denoise)
-    sets = []
-    for half in range(2):
-        key, other, data = jax.random.split(jax.random.key(half), 3)
-        x = jax.random.normal(key, (POINTS, task.target.dim), jnp.float64)
-        some = Examples(x, jax.random.split(other, POINTS))
-        sets.append((some, np.asarray(task.target.draw(data, POINTS, jnp.float64))))
-    more = np.asarray(task.target.draw(jax.random.key(9), POINTS, jnp.float64))
-
-    def distance(plan: Plan | None, half: int, num: int = POINTS) -> float:
-        some, law = sets[half][0].take(np.arange(num)), sets[half][1]
-        if plan is None:
-            return abs(evaluation.energy_distance(more, law))
-        (values,) = pictures(denoiser, [plan], some, batch=BATCH)
-        return evaluation.energy_distance(values, law)
-
-    return distance
 
 
 if __name__ == "__main__":
