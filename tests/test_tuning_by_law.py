@@ -96,7 +96,7 @@ def test_by_law_a_denoiser_that_errs_is_bettered_and_noise_is_learned(float64):
         law = np.asarray(PAIR.draw(keys[1], num, jnp.float64))
         return Examples(x, jax.random.split(keys[2], num), target=law)
 
-    train, decide, held = examples(600, 0), examples(400, 1), examples(1200, 2)
+    train, decide, held = examples(600, 0), examples(400, 1), examples(2400, 2)
     settings = {"rounds": 8, "starts": 1, "least": 64, "batch": 400}
     found = search(denoiser, LINEAR, 5, train, decide, held, loss=energy, noise=True, **settings)
     assert found.won and found.errors[0] < 0.5 * found.errors[1]

@@ -12,7 +12,7 @@ call, so each round tries several, of more damping and less.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,16 @@ from jax.flatten_util import ravel_pytree
 from skipjax.plans import Plan
 from skipjax.tuning.examples import Denoiser, Examples, Features, pixels
 from skipjax.tuning.free import Frame, Free, plan
-from skipjax.tuning.loss import Loss, bulk, path
+from skipjax.tuning.loss import Loss, path
 from skipjax.tuning.seen import PROBES, normal, seen
 
 TRIES = 8  # steps of a round, at most
 FACTOR = 4  # by which their damping differs
 LEAST_DAMPING = 1e-9
 LEAST_GAIN = 1e-3  # of the error, relative, below which a round is the last
+
+# What a plan draws, what that should be, [M, values] of each, and the error.
+Drawn = tuple[np.ndarray, np.ndarray, float]
 
 
 class Learned(NamedTuple):
@@ -63,8 +66,7 @@ def learn(
     batch: int = 256,
     on_round: Callable[[int, float], None] | None = None,
 ) -> Learned:
-    """Makes the loss small, over all examples at once; in the first half of the rounds, where that
-    is the path, `bulk`.
+    """Makes the loss small, over all examples at once.
 
     Args:
         denoiser: Of the network.
@@ -91,8 +93,7 @@ def learn(
     sets = {True: train.batches(batch), False: decide.batches(batch)}
     nfe, spent = len(frame.steer), 0
 
-    def drawn(flat: np.ndarray, learning: bool) -> tuple[np.ndarray, np.ndarray]:
-        """What a plan draws, and what it should be."""
+    def drawn(flat: np.ndarray, learning: bool) -> Drawn:
         nonlocal spent
         whole = train if learning else decide
         spent += nfe * len(whole.x)
@@ -102,61 +103,54 @@ def learn(
         wanted = np.asarray(whole.target).reshape(len(whole.x), -1)
         # What is seen of the way is how far it is off.
         beyond = np.zeros((len(wanted), values.shape[1] - wanted.shape[1]), wanted.dtype)
-        return values, np.concatenate([wanted, beyond], axis=1)
+        wanted = np.concatenate([wanted, beyond], axis=1)
+        return values, wanted, loss.error(values, wanted)
 
-    def downhill(flat: np.ndarray, now: Any, lossy: Loss, done: int) -> tuple[Any, ...] | None:
-        """Where the best of some steps leads, smaller ones and larger, if it is less there."""
-        nonlocal spent, damping
-        gradient, weight = lossy.gradient(*now)
+    def downhill(flat: np.ndarray, now: Drawn) -> tuple[np.ndarray, Drawn, float] | None:
+        """The best of some steps, of more damping and less; None if none makes the error less."""
+        nonlocal spent
+        gradient, weight = loss.gradient(*now[:2])
         columns, by_numbers = made.derived(jnp.asarray(flat, dtype), free)
-        keys = jax.random.split(jax.random.key(done), len(sets[True]))
-        gradients, weights = (_padded(some.astype(dtype), batch) for some in (gradient, weight))
-        found = [
-            normal(denoiser, columns, by_numbers, *some, way, features)
-            for some in zip(sets[True], gradients, weights, keys, strict=True)
-        ]
+        keys = jax.random.split(jax.random.key(len(learned)), len(sets[True]))
+        parts = zip(sets[True], _padded(gradient.astype(dtype), batch), keys, strict=True)
+        found = [normal(denoiser, columns, by_numbers, *part, way, features) for part in parts]
         spent += nfe * len(train.x) * (2 + PROBES + 1)
         matrix, slope = (
             np.asarray(np.sum(sums, axis=0, dtype=np.float64))
             for sums in zip(*jax.device_get(found), strict=True)
         )
+        matrix *= weight
         if not np.isfinite(matrix).all() or not matrix.any():  # nothing is left to learn from
             return None
-        best, least, factor = None, lossy.error(*now), 1 / FACTOR
+        best, least, tried, factor = None, now[-1], damping, 1 / FACTOR
         for _ in range(TRIES):
             after = flat.copy()
-            after[free] += _descent(matrix, slope, damping)
+            after[free] += _descent(matrix, slope, tried)
             then = drawn(after, True)
-            if lossy.error(*then) < least:
-                best, least = (after, then, damping), lossy.error(*then)
+            if then[-1] < least:
+                best, least = (after, then, tried), then[-1]
             elif best is None:
                 factor = FACTOR
             else:
                 break
-            damping = max(damping * factor, LEAST_DAMPING)
-        damping = damping if best is None else best[2]
+            tried = max(tried * factor, LEAST_DAMPING)
         return best
 
     now, damping = drawn(flat, True), 1e-2
-    best, learned, decided = flat, [loss.error(*now)], [loss.error(*drawn(flat, False))]
-    # Single pictures that go elsewhere lead astray while all the others are still far off.
-    stages = [(bulk(*now), rounds // 2)] * (loss is path) + [(loss, rounds)]
-    done = 0
-    for stage, until in stages:
-        while done < until and np.isfinite(before := stage.error(*now)):
-            found = downhill(flat, now, stage, done)
-            if found is None:
-                break
-            flat, now, _ = found
-            done += 1
-            learned.append(loss.error(*now))
-            decided.append(loss.error(*drawn(flat, False)))
-            if decided[-1] <= min(decided):
-                best = flat
-            if on_round is not None:
-                on_round(done, decided[-1])
-            if before - stage.error(*now) < LEAST_GAIN * abs(before):
-                break
+    best, learned, decided = flat, [now[-1]], [drawn(flat, False)[-1]]
+    while len(learned) <= rounds and np.isfinite(learned[-1]):
+        found = downhill(flat, now)
+        if found is None:
+            break
+        flat, now, damping = found
+        learned.append(now[-1])
+        decided.append(drawn(flat, False)[-1])
+        if decided[-1] <= min(decided):
+            best = flat
+        if on_round is not None:
+            on_round(len(learned) - 1, decided[-1])
+        if learned[-2] - learned[-1] < LEAST_GAIN * abs(learned[-2]):
+            break
     numbers = jax.tree.map(np.float64, unravel(jnp.asarray(best, dtype)))
     return Learned(numbers, learned, decided, spent)
 
@@ -203,8 +197,8 @@ def _matters(numbers: Free, fixed: tuple[str, ...]) -> np.ndarray:
 
 def _padded(values: np.ndarray, batch: int) -> list[np.ndarray]:
     """`batch` rows at a time, those that fill the last batch 0."""
-    more = [np.zeros_like(values[:1])] * (-len(values) % batch)
-    return list(np.concatenate([values, *more]).reshape(-1, batch, *values.shape[1:]))
+    values = np.pad(values, ((0, -len(values) % batch), (0, 0)))
+    return list(values.reshape(-1, batch, values.shape[1]))
 
 
 def _descent(matrix: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarray:

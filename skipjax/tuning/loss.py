@@ -8,7 +8,6 @@ import numpy as np
 from skipjax import evaluation
 from skipjax.evaluation.distances import distances
 
-WIDE = 2  # distance, in medians, beyond which a picture counts less at first
 BLOCK = 1024  # pictures whose distances to all others are held at a time
 
 
@@ -19,14 +18,14 @@ class Loss(NamedTuple):
         name: What it is called.
         error: (features, target) -> what is made small; infinite where anything is not finite.
         gradient: (features, target) -> direction by which the features would make it less, and
-            the weights w, [M], of the metric sum w |d features|^2 in which it is to be measured.
+            the weight w of the metric w |d features|^2 in which it is to be measured.
         compare: (ours, theirs, target) -> by how much ours is more than theirs, and the standard
             error of that, over other pictures of the same law.
     """
 
     name: str
     error: Callable[[np.ndarray, np.ndarray], float]
-    gradient: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    gradient: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
     compare: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]
 
 
@@ -42,9 +41,9 @@ def rmse(features: np.ndarray, target: np.ndarray) -> float:
         return float(np.sqrt(np.nan_to_num(squares(features, target).mean(), nan=np.inf)))
 
 
-def _half_square(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _half_square(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
     off = features.astype(np.float64) - target.reshape(features.shape)
-    return off / off.size, np.full(len(off), 1 / off.size)
+    return off / off.size, 1 / off.size
 
 
 def _compare_squares(
@@ -58,27 +57,6 @@ def _compare_squares(
 path = Loss("path", rmse, _half_square, _compare_squares)
 
 
-def bulk(features: np.ndarray, target: np.ndarray) -> Loss:
-    """Path, but pictures count less that are much farther off than half of these are.
-
-    Of squares s it is the mean of c^2 log(1 + s / c^2), with c twice the median distance: Cauchy's
-    loss.
-    """
-    typical = WIDE**2 * float(np.median(squares(features, target)))
-
-    def error(features: np.ndarray, target: np.ndarray) -> float:
-        with np.errstate(all="ignore"):
-            found = typical * np.log1p(squares(features, target) / typical).mean()
-        return float(np.sqrt(np.nan_to_num(found, nan=np.inf)))
-
-    def gradient(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        off, weight = _half_square(features, target)
-        share = 1 / (1 + squares(features, target) / typical)
-        return off * share[:, None], weight * share
-
-    return Loss("bulk", error, gradient, _compare_squares)
-
-
 def _energy(features: np.ndarray, target: np.ndarray) -> float:
     """Energy distance of two sets, infinite where a number is not finite."""
     if not np.isfinite(features).all():
@@ -86,7 +64,7 @@ def _energy(features: np.ndarray, target: np.ndarray) -> float:
     return evaluation.energy_distance(features, target.reshape(len(target), -1))
 
 
-def _pulled(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pulled(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
     """Gradient of the energy distance by its first set.
 
     Its second derivative along the lines between pictures is 0, and across them about the inverse
@@ -96,8 +74,7 @@ def _pulled(features: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nd
     towards, typical = _directions(features, target)
     away, _ = _directions(features, features)
     num = len(features)
-    weight = np.full(num, 2 / (num * typical))
-    return 2 / num * (towards - num / (num - 1) * away), weight
+    return 2 / num * (towards - num / (num - 1) * away), 2 / (num * typical)
 
 
 def _compare_energies(

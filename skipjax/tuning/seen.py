@@ -35,12 +35,11 @@ def normal(
     by_numbers: Plan,
     examples: Examples,
     gradient: jax.Array | np.ndarray,
-    weight: jax.Array | np.ndarray,
     key: jax.Array,
     way: float,
     features: Features,
 ) -> tuple[jax.Array, jax.Array]:
-    """J^T W J and J^T gradient, J the derivatives of what is seen by the numbers of a plan.
+    """J^T J and J^T gradient, J the derivatives of what is seen by the numbers of a plan.
 
     Args:
         denoiser: Of the network.
@@ -48,12 +47,11 @@ def normal(
         by_numbers: Derivatives of its columns, with an axis of the numbers behind.
         examples: B of them.
         gradient: Of the loss, by what is seen, [B, values]; 0 for a picture that is not to count.
-        weight: W, of each picture, [B]; 0 likewise.
-        key: Of the random v, by which J^T W J is estimated where there are many values.
+        key: Of the random v, by which J^T J is estimated where there are many values.
         way: Weight of the points on the way.
         features: What pictures are compared in.
     """
-    probes = _probes(key, jnp.asarray(gradient), jnp.asarray(weight))
+    probes = _probes(key, jnp.asarray(gradient))
     carries = walked(denoiser, columns, examples)
     size = int(np.prod(np.shape(examples.target)[1:]))
 
@@ -70,16 +68,16 @@ def normal(
 
 
 @jax.jit
-def _probes(key: jax.Array, gradient: jax.Array, weight: jax.Array) -> jax.Array:
-    """Random v with E[v v^T] = W for each picture, or where values are few, W^1/2 itself; and the
-    gradient.
-    """
+def _probes(key: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Random v for each picture, or all unit vectors where they are few; and the gradient."""
     num, size = gradient.shape
     if size > PROBES:
         v = jax.random.rademacher(key, (PROBES, num, size), gradient.dtype) / PROBES**0.5
     else:
         v = jnp.broadcast_to(jnp.eye(size, dtype=gradient.dtype)[:, None], (size, num, size))
-    return jnp.concatenate([v * jnp.sqrt(weight)[None, :, None], gradient[None]])
+    # Pictures that fill the last batch have no gradient at all.
+    v = v * jnp.any(gradient != 0, axis=1)[None, :, None]
+    return jnp.concatenate([v, gradient[None]])
 
 
 @partial(jax.jit, static_argnames="features")
@@ -127,7 +125,7 @@ def _through_off(
 
 @jax.jit
 def _gathered(owed: Plan, by_numbers: Plan) -> tuple[jax.Array, jax.Array]:
-    """J^T W J and J^T gradient of all pictures, of what each owes to the columns."""
+    """J^T J and J^T gradient of all pictures, of what each owes to the columns."""
 
     def through(column: jax.Array, derivative: jax.Array) -> jax.Array:
         column = column.reshape(-1, *column.shape[-2:])

@@ -10,7 +10,7 @@ learning starts too, and what it cost. Then the calls that the learned plan need
 of skipped-step sampling.
 
     python tests/benchmarks/tuning.py [--tasks gaussian four_wide] [--nfe 5 10] [--seeds 3]
-        [--out results.json]
+        [--starts 6] [--out results.json]
 """
 
 import argparse
@@ -35,9 +35,9 @@ SCHEDULE = schedules.linear()
 TEACHER = plans.dpmpp_3m(SCHEDULE, grids.uniform_log_snr(SCHEDULE, 200))
 # Noises that are learned from, that choose, and that decide, by dimension. Single points that go
 # to another mode make most of the error, and few noises hold few of these.
-SIZES = {2: (8192, 2048, 8192), 64: (3072, 1024, 4096), 1024: (256, 128, 256)}
+SIZES = {2: (16384, 8192, 8192), 64: (6144, 4096, 4096), 1024: (256, 128, 256)}
 BATCH, LAW = 1024, 4096
-ROUNDS = 12
+ROUNDS = 16
 
 
 def main() -> None:
@@ -47,17 +47,20 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=tasks, default=[*tasks])
     parser.add_argument("--nfe", nargs="+", type=int, default=[4, 5, 6, 8, 10, 15, 20])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=6, help="from which each tuning learns")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     found = {}
     for name in options.tasks:
-        found[name] = measure(name, tasks[name], options.nfe, options.seeds)
+        found[name] = measure(name, tasks[name], options.nfe, options.seeds, options.starts)
         if options.out is not None:
             options.out.write_text(json.dumps(found, indent=1))
 
 
-def measure(name: str, task: exact.Task, numbers: list[int], seeds: int) -> dict[str, Any]:
+def measure(
+    name: str, task: exact.Task, numbers: list[int], seeds: int, starts: int
+) -> dict[str, Any]:
     """A line for each number of calls, and the calls that others' errors need."""
     denoiser: Denoiser = Partial(lambda some: task.denoise)
     sets = [examples(denoiser, task.target.dim, seed) for seed in range(seeds)]
@@ -82,6 +85,7 @@ def measure(name: str, task: exact.Task, numbers: list[int], seeds: int) -> dict
                     nfe,
                     *some,
                     more=third_version(about, nfe),
+                    starts=starts,
                     rounds=ROUNDS,
                     least=64,
                     batch=min(BATCH, len(some[0].x)),
@@ -94,7 +98,7 @@ def measure(name: str, task: exact.Task, numbers: list[int], seeds: int) -> dict
             [energy(plan, some[2]) for plan in (one.learned or one.plan, one.fixed[0])]
             for one, some in zip(found, sets, strict=True)
         ]
-        rows[nfe] = row = summary(found, energies) | {"dpm_v3": v3}
+        rows[nfe] = row = summary(found, energies) | {"dpm_v3": v3, "starts": starts}
         print(
             f"{name}, {nfe} calls: learned / best fixed {row['ratio']:.3f} ± {row['error']:.3f} "
             f"({row['learned']:.2g} / {row['fixed']:.2g}, {row['best_fixed']}; {row['won']} of "
