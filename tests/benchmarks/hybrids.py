@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=2048, help="samples of each distance")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.checkpoint is not None and options.data is None:
+        parser.error("--checkpoint takes --data: pictures that its samples should be like")
     etas, divided = ETAS, DIVIDED
     if options.checkpoint is None:
         jax.config.update("jax_enable_x64", True)
