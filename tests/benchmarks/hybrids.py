@@ -92,30 +92,28 @@ class Case(NamedTuple):
     floor: float
     gaussian: exact.Gaussian | None = None
 
-    def distance(self, plan: Plan, half: int = 0, num: int | None = None) -> float:
-        """From a plan's samples, the first `num` of a set, to the data."""
+    def distance(self, plan: Plan, num: int | None = None) -> float:
+        """From a plan's samples, the first `num` of the first set, to the data."""
         if self.gaussian is not None:
             return exact.w2(exact.law(plan, self.gaussian), self.gaussian)
-        return energy.error(self.samples(plan, half, num), self.sets[half].target)
+        return energy.error(self.samples(plan, 0, num), self.sets[0].target)
+
+    def judged(self, *some: Plan) -> tuple[list[float], list[tuple[float, float]]]:
+        """Distances of plans on the other set, and by how much each is farther than the last, with
+        the standard error.
+        """
+        if self.gaussian is not None:
+            found = [self.distance(plan) for plan in some]
+            return found, [(value - found[-1], 0.0) for value in found]
+        values, law = [self.samples(plan, 1) for plan in some], self.sets[1].target
+        found = [energy.error(one, law) for one in values]
+        return found, [energy.compare(one, values[-1], law) for one in values]
 
     def samples(self, plan: Plan, half: int, num: int | None = None) -> np.ndarray:
         """What a plan draws."""
-        (values,) = pictures(
-            self.denoiser, [plan], self.sets[half].take(slice(num)), batch=self.batch
-        )
-        return values
-
-    @property
-    def batch(self) -> int:
-        """Pictures at a time."""
-        return 512 if self.sets[0].x.ndim == 2 else 16
-
-    def gain(self, plan: Plan, other: Plan) -> tuple[float, float] | None:
-        """By how much a plan is farther than another, and its standard error, on the other set."""
-        if self.gaussian is not None:
-            return self.distance(plan) - self.distance(other), 0.0
-        ours, theirs = (self.samples(some, 1) for some in (plan, other))
-        return energy.compare(ours, theirs, self.sets[1].target)
+        some = self.sets[half].take(slice(num))
+        batch = 512 if some.x.ndim == 2 else 16
+        return pictures(self.denoiser, [plan], some, batch=batch)[0]
 
 
 def all_tasks() -> dict[str, Task]:
@@ -178,24 +176,24 @@ def measure(
     table = [[case.distance(even(cutoff, eta)) for cutoff in CUTOFFS] for eta in etas]
     i, j = np.unravel_index(np.argmin(table), np.shape(table))
     best = even(CUTOFFS[j], etas[i])
+    (again, skipped, ddim), ((more, error), *_) = case.judged(best, even(0.0), even(1.0))
     found = {
         "table": table,
         "floor": case.floor,
         "best": {"cutoff": CUTOFFS[j], "eta": etas[i]},
-        "again": case.distance(best, 1),
-        "ddim": case.distance(even(1.0), 1),
-        "skipped": case.distance(even(0.0), 1),
-        "more_than_ddim": case.gain(best, even(1.0)),
+        "again": again,
+        "ddim": ddim,
+        "skipped": skipped,
+        "more_than_ddim": (more, error),
     }
     if nfe <= divided:
-        best = min(hybrids(schedule, nfe), key=lambda plan: case.distance(plan, 0, FEW))
+        best = min(hybrids(schedule, nfe), key=lambda plan: case.distance(plan, FEW))
         origin: Any = best.origin
-        quiet = plans.ddim(schedule, best.t)
-        found["divided"] = origin.method, case.distance(best, 1), case.distance(quiet, 1)
-    more, error = found["more_than_ddim"]
+        (noisy, quiet), _ = case.judged(best, plans.ddim(schedule, best.t))
+        found["divided"] = origin.method, noisy, quiet
     print(
-        f"{name}, {nfe} calls: best cutoff {CUTOFFS[j]:g}, eta {etas[i]:g}: {found['again']:.3g} "
-        f"(DDIM {found['ddim']:.3g}, skipped {found['skipped']:.3g}, floor {found['floor']:.2g}), "
+        f"{name}, {nfe} calls: best cutoff {CUTOFFS[j]:g}, eta {etas[i]:g}: {again:.3g} "
+        f"(DDIM {ddim:.3g}, skipped {skipped:.3g}, floor {case.floor:.2g}), "
         f"{more:.2g} ± {error:.2g} more than DDIM; divided, and without its noise: "
         f"{found.get('divided')}",
         flush=True,
