@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -12,6 +13,17 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(os.environ.get("SKIPJAX_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_configure(config):
+    """Compiled programs are kept: for tests that compile the same, and for the next run."""
+    if not hasattr(config, "cache"):
+        return
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")  # JAX does not lock a folder of them
+    folder = str(config.cache.mkdir(f"compiled-{worker}"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # or a command would take the user's own
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +38,18 @@ def shared() -> Path:
 def goldens(shared: Path) -> Path:
     """Folder of the reference data of ADM."""
     return shared / "goldens" / "adm"
+
+
+@pytest.fixture
+def subtests(subtests):
+    """Cases in words, which the processes that share the tests can tell each other."""
+
+    def test(*case, **parts):
+        return subtests.test(
+            ", ".join([*map(str, case), *(f"{k} = {v}" for k, v in parts.items())])
+        )
+
+    return SimpleNamespace(test=test)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pickle_parts
 import torch_writer as writer
 
 from skipjax.weights import torch_file
@@ -138,13 +139,15 @@ def _opcode(rng: random.Random) -> bytes:
     """Any opcode there is, with something for an argument."""
     change = rng.randrange(6)
     if change == 0:
-        return writer.name(*rng.choice(_GLOBALS))
+        return pickle_parts.name(*rng.choice(_GLOBALS))
     if change == 1:
-        return writer.number(rng.choice([*_NUMBERS, 0.5, float("nan"), True]))
+        return pickle_parts.number(rng.choice([*_NUMBERS, 0.5, float("nan"), True]))
     if change == 2:
-        return writer.text(rng.choice(["0", "storage", "cpu", "a", "../0", "os", "system"]))
+        return pickle_parts.text(rng.choice(["0", "storage", "cpu", "a", "../0", "os", "system"]))
     if change == 3:
-        return rng.choice([writer.view((3,), (0,), numel=12), writer.view((2,), (1,), numel=12)])
+        return rng.choice(
+            [pickle_parts.view((3,), (0,), numel=12), pickle_parts.view((2,), (1,), numel=12)]
+        )
     code = rng.choice(pickletools.opcodes).code.encode("latin-1")
     return code + rng.choice([b"", bytes([rng.randrange(256)]), rng.randbytes(4), b"\xff" * 8])
 
@@ -173,7 +176,7 @@ def _pickle(rng: random.Random, code: bytes, donors: list[bytes]) -> bytes:
         elif change == 6:
             integers = [i for i, part in enumerate(parts) if part[:1] in b"KMJ\x8a"]
             number = rng.choice([*_NUMBERS[:4], rng.randrange(16), rng.choice(_NUMBERS)])
-            parts[rng.choice(integers or [at])] = writer.number(number)
+            parts[rng.choice(integers or [at])] = pickle_parts.number(number)
         else:
             return _bytes_anywhere(rng, b"".join(parts))
         parts = parts or [b"."]

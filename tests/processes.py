@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["skipjax.cli", "orbax.checkpoint.v1"])
+FORKS.set_forkserver_preload(["skipjax.cli"])
 
 
 class Process:
@@ -20,11 +20,19 @@ class Process:
         log: File that what it says goes to.
         devices: Virtual devices that it computes on.
         cache: Folder of compiled programs.
+        hurry: Whether it compiles as `compiling.in_a_hurry` does.
     """
 
-    def __init__(self, arguments, log: Path, devices: int = 1, cache: Path | None = None):
+    def __init__(
+        self,
+        arguments,
+        log: Path,
+        devices: int = 1,
+        cache: str | Path | None = None,
+        hurry: bool = False,
+    ):
         arguments = list(map(str, arguments))
-        self._start(_command, log, arguments, devices, cache and str(cache))
+        self._start(_command, log, arguments, devices, cache and str(cache), hurry)
 
     @classmethod
     def of(cls, function: Callable[[], None], log: Path) -> "Process":
@@ -75,12 +83,13 @@ def _main(function: Callable, log: str, arguments: tuple) -> None:
     function(*arguments)
 
 
-def _command(arguments: list[str], devices: int, cache: str | None) -> None:
+def _command(arguments: list[str], devices: int, cache: str | None, hurry: bool) -> None:
     import jax
 
     from skipjax import cli
 
     jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_disable_most_optimizations", hurry)
     if cache is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         jax.config.update("jax_compilation_cache_dir", cache)

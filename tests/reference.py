@@ -1,7 +1,6 @@
 """Networks with random weights, and what guided-diffusion's gave for some of them."""
 
 import json
-from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,12 @@ CASES = {
     "classifier_f": "classifier_f_attnpool",
     "classifier_g": "classifier_g_adaptive",
 }
+# Options of the compiler for programs that take longer to compile than to run.
+HURRY = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 def nhwc(x):
@@ -33,6 +38,11 @@ def random_params(config):
         return rng.normal(path[-1].key == "scale", spread, leaf.shape).astype(np.float32)
 
     return jax.tree.map_with_path(fill, models.param_shapes(config))
+
+
+def labelled(logits, y):
+    """Log-probability of each label, [B]."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1)[:, 0]
 
 
 class Case:
@@ -58,21 +68,31 @@ class Case:
         activations = np.load(folder / "activations.npz")
         self.activations = {name: nhwc(value) for name, value in activations.items()}
 
-    @cached_property
-    def recorded(self):
-        """The output, and what every module gave on the way."""
-        network = models.network(self.config)
+    def recorded(self, way):
+        """The output, and what every module gave on the way; of a classifier, log-probabilities
+        of labels and the gradient of their sum as well.
 
-        @jax.jit
-        def record(*inputs):
-            return network.apply({"params": self.params}, *inputs, capture_intermediates=True)
+        Args:
+            way: How the program is compiled: "in_a_hurry" or "as_ever".
+        """
+        options = HURRY if way == "in_a_hurry" else None
+        return jax.jit(self.record, compiler_options=options)(self.params, *self.inputs)
 
-        out, state = record(*self.inputs)
-        return out, state["intermediates"]
+    def record(self, params, x, *others):
+        network, variables = models.network(self.config), {"params": params}
+        if not self.of_classifier:
+            return network.apply(variables, x, *others, capture_intermediates=True)
 
-    def activation_errors(self):
-        """Largest difference from theirs, over their largest value, of every block's output."""
-        _, ours = self.recorded
+        def log_prob(x):
+            logits, state = network.apply(variables, x, *others, capture_intermediates=True)
+            of_labels = labelled(logits, self.io["in_y"])
+            return of_labels.sum(), (logits, state, of_labels)
+
+        gradient, recorded = jax.grad(log_prob, has_aux=True)(x)
+        return *recorded, gradient
+
+    def activation_errors(self, ours):
+        """Largest difference of every block's output from theirs, over their largest value."""
         errors = {}
         for name, theirs in self.activations.items():
             if name in ("timestep_embedding", "middle_block"):
@@ -86,7 +106,12 @@ class Case:
             errors[name] = np.abs(value - theirs).max() / np.abs(theirs).max()
         return errors
 
-    def run(self, config=None, dtype=jnp.float32, params=None):
+    def run(self, config=None, dtype=jnp.float32, params=None, options=None):
+        """The output alone, by a program that is compiled with some options."""
         network = models.network(config or self.config, dtype)
-        apply = jax.jit(lambda params, inputs: network.apply({"params": params}, *inputs))
-        return apply(self.params if params is None else params, self.inputs)
+
+        def apply(params, inputs):
+            return network.apply({"params": params}, *inputs)
+
+        params = self.params if params is None else params
+        return jax.jit(apply, compiler_options=options)(params, self.inputs)

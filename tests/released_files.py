@@ -49,6 +49,14 @@ def shelve(folder, *cards):
     return folder
 
 
+def with_cards(folder, *networks):
+    """A folder with a .pt of each, and a shelf of cards that know them."""
+    for made in networks:
+        write(folder / f"{made.spec.name}.pt", made)
+        shelve(folder / "cards", card(made))
+    return folder
+
+
 def damaged(path):
     """Another bit than was there, in the middle of the largest part of it."""
     content = bytearray(path.read_bytes())

@@ -1,6 +1,6 @@
 """What can be done with a plan without JAX's help, for tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,15 @@ import numpy as np
 from skipjax import grids, plans, schedules
 from skipjax.plans import METHODS, Plan
 
+SCHEDULES = {
+    "linear": schedules.linear(),
+    "scaled_linear": schedules.scaled_linear(),
+    "cosine": schedules.cosine(),
+    "sigmoid": schedules.sigmoid(),
+    "rectified_flow": schedules.rectified_flow(shift=3.0),
+    "variance_exploding": schedules.variance_exploding(),
+}
+COLUMNS = ("t", "alpha", "sigma", "keep", "mix", "noise")
 TIMES = grids.trailing(1000, 5)
 NOISY = [name for name in METHODS if plans.write(name, schedules.linear(), TIMES).noise.any()]
 
@@ -18,16 +27,12 @@ def in_eps(plan: Plan) -> np.ndarray:
     Every point as a sum, x_{i+1} = M_{i,0} x_0 + sum_j M_{i,j+1} eps_j; float64 [N, N+1].
     """
     symbols = np.eye(plan.nfe + 1)
-    point, predictions, rows = symbols[0], [], []
+    point, predictions, rows = symbols[0], np.zeros((plan.nfe, plan.nfe + 1)), []
     for i in range(plan.nfe):
         m = symbols[i + 1]
-        if plan.space == "x_0":
-            m = (point - plan.sigma[i] * m) / plan.alpha[i]
-        predictions.insert(0, m)
-        point = plan.keep[i] * point
-        # `mix` has a column for every prediction that is ever used, and there are fewer at first.
-        for weight, m in zip(plan.mix[i], predictions, strict=False):
-            point = point + weight * m
+        predictions[i] = (point - plan.sigma[i] * m) / plan.alpha[i] if plan.space == "x_0" else m
+        newest = predictions[i::-1][: plan.history]
+        point = plan.keep[i] * point + plan.mix[i, : len(newest)] @ newest
         rows.append(point)
     return np.array(rows)
 
@@ -50,5 +55,21 @@ def padded(plan: Plan, rows: int, history: int = 13) -> Plan:
     keep = np.pad(plan.keep, (0, rows), constant_values=1.0)
     mix = np.pad(plan.mix, ((0, rows), (0, history - plan.history)))
     noise = np.pad(plan.noise, (0, rows))
-    none = np.zeros(len(keep))
-    return replace(plan, **levels, keep=keep, mix=mix, noise=noise, steer=none, shift=none)
+    guided = {
+        c: np.zeros(len(keep))
+        if (column := getattr(plan, c)) is None
+        else np.pad(column, (0, rows))
+        for c in ("steer", "shift")
+    }
+    return replace(plan, **levels, keep=keep, mix=mix, noise=noise, **guided)
+
+
+def by_space(written: dict[str, Plan], rows: int) -> Iterator[tuple[list[str], Plan]]:
+    """For each space the plans in it, by name and stacked in tables of a given size."""
+    for space in ("x_0", "eps"):
+        some = {name: plan for name, plan in written.items() if plan.space == space}
+        if some:
+            yield (
+                list(some),
+                plans.stack([padded(plan, rows, plan.history) for plan in some.values()]),
+            )

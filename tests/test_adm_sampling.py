@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import HURRY
 
 from skipjax import (
     Classifier,
@@ -67,13 +68,6 @@ class Step:
     def expected(self, name):
         return nhwc(self.golden[f"{self.tag}/{name}"])
 
-    def denoise(self, output, grad, *, clip=True, guided=False):
-        denoise = self.reading(lambda x, t: output[None])
-        denoise = denoisers.clip(denoise) if clip else denoise
-        if guided:
-            denoise = guidance.classifier(denoise, lambda x, t: (x * grad).sum((1, 2, 3)), 1.0)
-        return denoise
-
     def ddim_in_float64(self, i, row, eta, guided):
         """guided-diffusion's formulas, without its rounding."""
         level, less = self.times[row], self.times[row + 1] if row + 1 < len(self.times) else None
@@ -92,17 +86,51 @@ class Step:
         rest = np.sqrt(np.maximum(1 - before - std**2, 0))
         return np.sqrt(before) * x_0 + rest * eps + std * self.z[i] * (less is not None)
 
-    def run(self, plan, **options):
+    def run(self, plan, guided):
         """Each picture after the one row of the plan that is its own."""
+        rows = self.own_rows(plan)
+        return one_step(rows, self.x, self.z, self.output, self.grad, self.reading, guided)
 
-        def one(rows, x, z, output, grad):
-            keys = jax.random.split(jax.random.key(0), 1)
-            denoise = self.denoise(output, grad, **options)
-            return integrate(rows, denoise, x[None], keys, noise=z[None, None])[0]
-
+    def own_rows(self, plan):
+        """A plan of one row for each picture."""
         chosen = [row for _, row in self.rows()]
-        rows = jax.tree.map(lambda column: column[chosen][:, None], plan)
-        return jax.jit(jax.vmap(one))(rows, self.x, self.z, self.output, self.grad[:, None])
+        return jax.tree.map(lambda column: column[chosen][:, None], plan)
+
+
+def denoiser_of(reading, output, grad, clip=True, guided=False):
+    denoise = reading(lambda x, t: output[None])
+    denoise = denoisers.clip(denoise) if clip else denoise
+    if guided:
+        denoise = guidance.classifier(denoise, lambda x, t: (x * grad).sum((1, 2, 3)), 1.0)
+    return denoise
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def one_step(rows, x, z, output, grad, reading, guided):
+    def one(rows, x, z, output, grad):
+        keys = jax.random.split(jax.random.key(0), 1)
+        denoise = denoiser_of(reading, output, grad, guided=guided)
+        return integrate(rows, denoise, x[None], keys, noise=z[None, None])[0]
+
+    return jax.vmap(one)(rows, x, z, output, grad[:, None])
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def moments(rows, x, output, grad, reading, clip):
+    """What is read of the data, and the mean and the variance of a step of DDPM."""
+
+    def one(row, x, output, grad):
+        row = jax.tree.map(lambda column: column[0].astype(jnp.float32), row)
+        denoise, x = denoiser_of(reading, output, grad, clip), x[None]
+        prediction = denoise(x, denoisers.Point(row.t, row.alpha, row.sigma))
+        zero = jnp.zeros_like(x)
+        mean = sampling.update(row, x, (prediction.x_0,), zero)
+        # What guidance by a gradient of 1 adds to the mean is the variance.
+        variance = sampling.variance(row, prediction)
+        shifted = sampling.update(row, zero, (zero,), zero, variance, zero + 1)
+        return prediction.x_0[0], mean[0], shifted[0]
+
+    return jax.vmap(one)(rows, x, output, grad)
 
 
 @pytest.fixture(scope="module", params=TAGS)
@@ -110,58 +138,52 @@ def step(request, goldens):
     return Step(goldens, request.param)
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_a_step_of_ddpm_equals_theirs(step, guided):
+def test_a_step_of_ddpm_equals_theirs(step):
     plan = plans.ddpm(step.schedule, step.times, step.variance)
-    expected = step.expected(f"p_sample/guided{guided:d}/sample")
-    np.testing.assert_allclose(step.run(plan, guided=guided), expected, rtol=0, atol=1e-5)
+    for guided in (False, True):
+        expected = step.expected(f"p_sample/guided{guided:d}/sample")
+        ours = step.run(plan, guided)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5, err_msg=f"{guided=}")
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("guided", [False, True])
-def test_a_step_of_ddim_equals_theirs(step, guided, eta):
-    plan = plans.ddim(step.schedule, step.times, eta)
-    expected = step.expected(f"ddim_sample/guided{guided:d}/eta{eta}/sample")
-    ours = step.run(plan, guided=guided)
-    for i, row in step.rows():
-        truth = step.ddim_in_float64(i, row, eta, guided)
-        np.testing.assert_allclose(ours[i], truth, rtol=0, atol=2e-6)
-        # Near the data theirs loses digits to 1 - alpha_bar_prev in float32, and only there.
-        off = np.abs(expected[i] - truth).max()
-        assert off < 1e-5 or (off < 3e-4 and row >= plan.nfe - 3)
-        np.testing.assert_allclose(ours[i], expected[i], rtol=0, atol=max(1e-5, 1.05 * off))
+def test_a_step_of_ddim_equals_theirs(step, guided):
+    for eta in (0.0, 0.5, 1.0):
+        plan = plans.ddim(step.schedule, step.times, eta)
+        expected = step.expected(f"ddim_sample/guided{guided:d}/eta{eta}/sample")
+        ours = np.asarray(step.run(plan, guided))
+        for i, row in step.rows():
+            of, truth = f"{eta=} picture {i}", step.ddim_in_float64(i, row, eta, guided)
+            np.testing.assert_allclose(ours[i], truth, rtol=0, atol=2e-6, err_msg=of)
+            # Near the data theirs loses digits to 1 - alpha_bar_prev in float32, and only there.
+            off = np.abs(expected[i] - truth).max()
+            assert off < 1e-5 or (off < 3e-4 and row >= plan.nfe - 3), of
+            within = max(1e-5, 1.05 * off)
+            np.testing.assert_allclose(ours[i], expected[i], rtol=0, atol=within, err_msg=of)
 
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_mean_and_variance_equal_theirs(step, clip):
-    plan = plans.ddpm(step.schedule, step.times, step.variance)
-    for i, row in step.rows():
-        one = jax.tree.map(lambda column, row=row: jnp.float32(column[row]), plan)
-        prediction = step.denoise(step.output[i], step.grad[i], clip=clip)(
-            step.x[i : i + 1], denoisers.Point(one.t, one.alpha, one.sigma)
-        )
-        expected = {
-            name: step.expected(f"p_mean_variance/clip{clip:d}/{name}")[i]
-            for name in ("mean", "variance", "pred_xstart")
-        }
-        close = partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-5)
-        close(prediction.x_0[0], expected["pred_xstart"])
-        zero = jnp.zeros_like(prediction.x_0)
-        mean = sampling.update(one, step.x[i : i + 1], (prediction.x_0,), zero)
-        close(mean[0], expected["mean"])
-        # What guidance by a gradient of 1 adds to the mean is the variance.
-        shifted = sampling.update(
-            one, zero, (zero,), zero, sampling.variance(one, prediction), zero + 1
-        )
-        np.testing.assert_allclose(shifted[0], expected["variance"], rtol=1e-5, atol=1e-12)
+    plan = step.own_rows(plans.ddpm(step.schedule, step.times, step.variance))
+    x_0, mean, variance = moments(plan, step.x, step.output, step.grad, step.reading, clip)
+    expected = {
+        name: step.expected(f"p_mean_variance/clip{clip:d}/{name}")
+        for name in ("mean", "variance", "pred_xstart")
+    }
+    close = partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-5)
+    close(x_0, expected["pred_xstart"])
+    close(mean, expected["mean"])
+    np.testing.assert_allclose(variance, expected["variance"], rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("tag", [tag for tag in TAGS if "xstart" not in tag])
-def test_the_network_is_told_the_time_that_theirs_is_told(goldens, tag):
-    step = Step(goldens, tag)
-    expected = json.loads((goldens / "diffusion" / "model_timesteps.json").read_text())[tag]
-    plan = plans.ddpm(step.schedule, step.times)
-    assert [plan.t[row] for _, row in step.rows()] == expected["model_t"]
+def test_the_network_is_told_the_time_that_theirs_is_told(goldens, subtests):
+    told = json.loads((goldens / "diffusion" / "model_timesteps.json").read_text())
+    for tag in TAGS:
+        if "xstart" not in tag:
+            step = Step(goldens, tag)
+            plan = plans.ddpm(step.schedule, step.times)
+            with subtests.test(tag):
+                assert [plan.t[row] for _, row in step.rows()] == told[tag]["model_t"]
 
 
 @pytest.mark.slow
@@ -174,9 +196,14 @@ def test_rescaled_times_reach_the_network(goldens):
     said = {}
     for rescale, T in ((True, 4000), (False, 1000)):
         spec = Spec("a", unet, "cosine", T, rescale_timesteps=rescale)
-        denoise = jax.jit(denoiser(Pretrained(params, spec), jnp.zeros(1, int)))
+
+        @partial(jax.jit, compiler_options=HURRY)
+        def told(params, t, spec=spec):
+            denoise = denoiser(Pretrained(params, spec), jnp.zeros(1, int))
+            return denoise(x, point._replace(t=t)).eps
+
         for t in golden["model_t"]:
-            said[rescale, t] = denoise(x, point._replace(t=t * T / 1000)).eps
+            said[rescale, t] = told(params, t * T / 1000)
     for t in golden["model_t"]:
         np.testing.assert_allclose(said[True, t], said[False, t], atol=1e-6)
     assert (said[True, 0.0] != said[True, 999.75]).any()
@@ -198,10 +225,9 @@ PLANS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("name", PLANS)
-def test_eight_steps_of_a_network_equal_theirs(goldens, name, guided):
+@cache
+def loop(goldens, guided, way):
+    """A network's schedule, and its pictures after every step of a plan; compiled in some way."""
     golden = np.load(goldens / "diffusion" / "loops.npz")
     unet, params = network(goldens, UNET)
     pretrained = Pretrained(params, Spec("a", unet, variance="learned_range"))
@@ -210,22 +236,32 @@ def test_eight_steps_of_a_network_equal_theirs(goldens, name, guided):
         config, weights = network(goldens, CLASSIFIER)
         classifier = Classifier(weights, ClassifierSpec("f", config))
         guide = Guide(jnp.float32(golden["classifier_scale"]), classifier=classifier)
-    plan = PLANS[name](pretrained.schedule)
-    np.testing.assert_array_equal(plan.t, golden["8/timestep_map"][::-1])
 
-    @jax.jit
-    def run(plan, x, noise, labels):
+    @partial(jax.jit, compiler_options=HURRY if way == "in_a_hurry" else None)
+    def run(pretrained, guide, plan, x, noise, labels):
         denoise = denoiser(pretrained, labels, guide=guide)
         keys = jax.random.split(jax.random.key(0), len(x))
-        return integrate(plan, denoise, x, keys, noise=noise)
+        return sampling.trajectory(plan, denoise, x, keys, noise=noise)
 
-    x, noise = nhwc(golden["x_T"]), nhwc(golden["step_noise"])
-    first = jax.tree.map(lambda column: column[:4], plan)
-    for rows, end in ((first, "after_step4"), (plan, "final")):
-        ours = run(rows, x, noise[: rows.nfe], golden["y"])
+    return pretrained.schedule, partial(run, pretrained, guide)
+
+
+MORE = [("in_a_hurry", "ddpm", True)]
+MORE += [("as_ever", f"ddim_eta{eta}", guided) for eta in (0, 1) for guided in (False, True)]
+MORE = [pytest.param(*loop, marks=pytest.mark.slow) for loop in MORE]
+
+
+@pytest.mark.parametrize(("way", "name", "guided"), [("in_a_hurry", "ddpm", False), *MORE])
+def test_eight_steps_of_a_network_equal_theirs(goldens, way, name, guided):
+    golden = np.load(goldens / "diffusion" / "loops.npz")
+    schedule, run = loop(goldens, guided, way)
+    plan = PLANS[name](schedule)
+    np.testing.assert_array_equal(plan.t, golden["8/timestep_map"][::-1])
+    points = run(plan, nhwc(golden["x_T"]), nhwc(golden["step_noise"]), golden["y"])
+    for ours, end in zip(np.asarray(points)[[3, 7]], ("after_step4", "final"), strict=True):
         expected = nhwc(golden[f"8/{name}/guided{guided:d}/{end}"])
         error = np.abs(ours - expected)
-        assert np.sqrt(np.mean(error**2)) < 1e-4
+        assert np.sqrt(np.mean(error**2)) < 1e-4, end
         # At a scale of 60 rounding is blown up in single pixels: a network in float64 comes out
         # up to 6.3e-4 from these numbers where guided, and 5e-5 where not.
-        assert error.max() < (6e-4 if guided else 1e-4)
+        assert error.max() < (6e-4 if guided else 1e-4), end

@@ -66,14 +66,14 @@ def test_the_first_load_writes_the_checksum_down(path):
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="there is no sha256sum")
-@pytest.mark.parametrize("name", ["mine.pt", "my own weights.pt", "ü.pt", "*.pt"])
-def test_it_is_written_as_sha256sum_does(tmp_path, net, name):
-    path = released_files.write(tmp_path / name, net)
-    skipjax.load(path, card="tiny")
-    done = subprocess.run(
-        ["sha256sum", "-c", beside(path).name], cwd=tmp_path, capture_output=True, timeout=60
-    )
-    assert done.returncode == 0 and done.stdout.endswith(b": OK\n") and not done.stderr
+def test_it_is_written_as_sha256sum_does(tmp_path, net, subtests):
+    for name in ("mine.pt", "my own weights.pt", "ü.pt", "*.pt"):
+        with subtests.test(name):
+            path = released_files.write(tmp_path / name, net)
+            skipjax.load(path, card="tiny")
+            check = ["sha256sum", "-c", beside(path).name]
+            done = subprocess.run(check, cwd=tmp_path, capture_output=True, timeout=60)
+            assert done.returncode == 0 and done.stdout.endswith(b": OK\n") and not done.stderr
 
 
 def test_later_loads_compare_and_write_nothing(path):
@@ -114,26 +114,24 @@ def test_nothing_is_written_where_the_weights_do_not_fit(path):
     assert not beside(path).exists()
 
 
-@pytest.mark.parametrize(
-    "form",
-    ["{}  {}\n", "{} *{}\n", "{}", "{}\n", "{}  elsewhere/{}\n", "\n {}  {}", "{}  {}\r\n"],
-)
-@pytest.mark.parametrize("upper", [False, True])
-def test_a_checksum_is_taken_in_the_forms_that_tools_write(path, form, upper):
-    digest = sha256(path).upper() if upper else sha256(path)
-    text = form.format(digest, path.name).encode()
-    beside(path).write_bytes(text)
-    skipjax.load(path)
-    assert beside(path).read_bytes() == text
+def test_a_checksum_is_taken_in_the_forms_that_tools_write(path, subtests):
+    forms = "{}  {}\n", "{} *{}\n", "{}", "{}\n", "{}  elsewhere/{}\n", "\n {}  {}", "{}  {}\r\n"
+    for form in forms:
+        for digest in (sha256(path), sha256(path).upper()):
+            text = form.format(digest, path.name).encode()
+            with subtests.test(text):
+                beside(path).write_bytes(text)
+                skipjax.load(path)
+                assert beside(path).read_bytes() == text
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\n", b"hello", b"\xff\xfe\x00", b"<html>", bytes(9), b"0" * 63, b"0" * 65]
-)
-def test_garbage_in_place_of_a_checksum_is_refused(path, content):
-    beside(path).write_bytes(content)
-    said = refused(path, "does not begin with a sha256: delete it")
-    assert said.startswith(f"{beside(path)} ") and said.isprintable()
+def test_garbage_in_place_of_a_checksum_is_refused(path, subtests):
+    whole = b"", b"\n", b"hello", b"\xff\xfe\x00", b"<html>", bytes(9), b"0" * 63, b"0" * 65
+    for content in whole:
+        with subtests.test(content):
+            beside(path).write_bytes(content)
+            said = refused(path, "does not begin with a sha256: delete it")
+            assert said.startswith(f"{beside(path)} ") and said.isprintable()
 
 
 def test_a_card_that_knows_the_checksum_is_believed(path, net, shelf):

@@ -60,7 +60,7 @@ def same(loaded, other):
     jax.tree.map(np.testing.assert_array_equal, loaded, other)
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("suffix", ["pt", pytest.param("safetensors", marks=pytest.mark.slow)])
 def test_the_folder_holds_what_the_file_did(work, tmp_path, net, guide, suffix):
     for written in (net, guide):
         path = tmp_path / f"{written.spec.name}.{suffix}"
@@ -91,7 +91,10 @@ def test_only_the_folder_is_made(work, source, capsys):
     assert said == f"tiny: {number:,} parameters, float32, 0.00 GB. Saved: out\n"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float16", "float32"))],
+)
 def test_weights_are_stored_in_the_dtype_that_is_asked_for(work, source, net, dtype):
     convert(source, "out", "--dtype", dtype)
     stored = jax.tree.leaves(ocp.metadata(str(work / "out" / "params")).metadata)
@@ -143,10 +146,11 @@ def test_a_missing_parent_is_named(source, capsys):
     assert "nowhere/out: the folder nowhere is not there; make it first" in said
 
 
-@pytest.mark.parametrize("file", ["missing.pt", "tiny.pt", ".", "tiny"])
-def test_a_missing_file_is_named(capsys, file):
-    said = refused(["convert", file, "out"], capsys)
-    assert said == f"skipjax: {file} is not a file: give a .pt or .safetensors\n"
+def test_a_missing_file_is_named(capsys, subtests):
+    for file in ("missing.pt", "tiny.pt", ".", "tiny"):
+        with subtests.test(file):
+            said = refused(["convert", file, "out"], capsys)
+            assert said == f"skipjax: {file} is not a file: give a .pt or .safetensors\n"
 
 
 def test_a_file_that_no_card_knows_needs_one(source, capsys):
@@ -189,35 +193,33 @@ def fail_with(error):
     return save
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
+def test_a_failure_in_the_middle_leaves_nothing(work, source, capsys, monkeypatch, subtests):
+    for error, code, message in [
         (OSError(28, "No space left on device"), 2, "No space left on device"),
         (ValueError("no room"), 2, "no room"),
         (KeyboardInterrupt(), 130, "interrupted, nothing was saved"),
-    ],
-)
-def test_a_failure_in_the_middle_leaves_nothing(
-    work, source, capsys, monkeypatch, error, code, message
-):
-    monkeypatch.setattr(checkpoint, "save", fail_with(error))
-    with pytest.raises(SystemExit) as end:
-        convert(source, "out")
-    assert end.value.code == code and not os.listdir(work)
-    said = capsys.readouterr()
-    assert message in said.err and said.err.count("\n") == 1 and not said.out
+    ]:
+        with subtests.test(error):
+            monkeypatch.setattr(checkpoint, "save", fail_with(error))
+            with pytest.raises(SystemExit) as end:
+                convert(source, "out")
+            assert end.value.code == code and not os.listdir(work)
+            said = capsys.readouterr()
+            assert message in said.err and said.err.count("\n") == 1 and not said.out
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
 @pytest.mark.parametrize("where", [(checksums, "listing"), (released, "load")])
-def test_a_function_that_fails_leaves_nothing(work, source, monkeypatch, error, where):
-    def fail(*_):
-        raise error
+def test_a_function_that_fails_leaves_nothing(work, source, monkeypatch, where, subtests):
+    for error in (KeyboardInterrupt, RuntimeError, MemoryError):
 
-    monkeypatch.setattr(*where, fail)
-    with pytest.raises(error):
-        released.convert(source, work / "out", None, jnp.float32)
-    assert not os.listdir(work)
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(*where, fail)
+        with subtests.test(error):
+            with pytest.raises(error):
+                released.convert(source, work / "out", None, jnp.float32)
+            assert not os.listdir(work)
 
 
 def test_what_failed_once_can_be_done_again(work, source, net, monkeypatch):
@@ -236,12 +238,13 @@ def test_a_bit_flipped_after_converting_is_found(work, source):
         skipjax.load(work / "out")
 
 
-@pytest.mark.parametrize("flag", ["--dtype", "--out-of"])
-def test_options_that_are_none_end_with_exit_code_2(source, capsys, flag):
-    with pytest.raises(SystemExit) as end:
-        convert(source, "out", flag, "float8")
-    assert end.value.code == 2 and not os.listdir()
-    assert "Traceback" not in capsys.readouterr().err
+def test_options_that_are_none_end_with_exit_code_2(source, capsys, subtests):
+    for flag in ("--dtype", "--out-of"):
+        with subtests.test(flag):
+            with pytest.raises(SystemExit) as end:
+                convert(source, "out", flag, "float8")
+            assert end.value.code == 2 and not os.listdir()
+            assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_card_in_a_file_will_do(work, source, net):

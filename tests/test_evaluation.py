@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from skipjax import evaluation, schedules
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 SCHEDULE = schedules.linear(100)
 SPREAD = 0.5  # of the Gaussian pictures of a class
 MEANS = jnp.array([-0.4, 0.0, 0.7])  # one a class
@@ -38,6 +39,11 @@ def exact(means, x, t, y):
 
 
 PREDICT = functools.partial(exact, MEANS)
+BATCH = 8  # one program for all
+
+
+def eps_mse(x, y, seed, batch=BATCH):
+    return evaluation.eps_mse(PREDICT, SCHEDULE, x, y, jax.random.key(seed), batch=batch)
 
 
 def energy(a, b):
@@ -60,34 +66,27 @@ class TestEpsMse:
         x, y = labelled(512)
         signal = (SCHEDULE.alpha * SPREAD) ** 2
         left = (signal / (signal + SCHEDULE.sigma**2)).mean()
-        mean, error = evaluation.eps_mse(PREDICT, SCHEDULE, x, y, jax.random.key(1))
+        mean, error = eps_mse(x, y, 1)
         assert 0 < error < 0.01 * left
         assert abs(mean - left) < 4 * error
 
     def test_standard_error_is_that_of_repetitions(self):
         x, y = labelled(2000)
         parts = [slice(i, i + 50) for i in range(0, 2000, 50)]
-        estimates = [
-            evaluation.eps_mse(PREDICT, SCHEDULE, x[part], y[part], jax.random.key(part.start))
-            for part in parts
-        ]
+        estimates = [eps_mse(x[part], y[part], part.start) for part in parts]
         observed = np.std([e.mean for e in estimates], ddof=1)
         stated = np.mean([e.standard_error for e in estimates])
         np.testing.assert_allclose(observed, stated, rtol=0.4)
 
-    @pytest.mark.parametrize("batch", [1, 3, 8, 100])
-    def test_does_not_depend_on_the_batch(self, batch):
+    def test_does_not_depend_on_the_batch(self):
         x, y = labelled(8)
-        key = jax.random.key(2)
-        whole = evaluation.eps_mse(PREDICT, SCHEDULE, x, y, key)
-        found = evaluation.eps_mse(PREDICT, SCHEDULE, x, y, key, batch=batch)
-        np.testing.assert_allclose(found, whole, rtol=1e-6)
+        whole = evaluation.eps_mse(PREDICT, SCHEDULE, x, y, jax.random.key(2))
+        for batch in (1, 3, 8, 100):
+            np.testing.assert_allclose(eps_mse(x, y, 2, batch), whole, rtol=1e-6)
 
     def test_follows_from_the_key_alone(self):
         x, y = labelled(8)
-        a, b, c = (
-            evaluation.eps_mse(PREDICT, SCHEDULE, x, y, jax.random.key(k)) for k in (3, 3, 4)
-        )
+        a, b, c = (eps_mse(x, y, seed) for seed in (3, 3, 4))
         assert a == b
         assert a != c
 
@@ -138,32 +137,26 @@ class TestEpsMse:
         with pytest.raises(ValueError, match="first half of the channels"):
             evaluation.eps_mse(wide, SCHEDULE, x, y, jax.random.key(0))
 
-    @pytest.mark.parametrize(
-        ("labels", "options", "message"),
-        [
-            ([0, 1], {}, "one for each of 3"),
-            ([0.0, 1.0, 2.0], {}, "whole numbers"),
-            ([0, 1, 2], {"draws": 0}, "draws is 0"),
-            ([0, 1, 2], {"batch": 1.5}, "batch is 1.5"),
-        ],
-    )
-    def test_refuses_what_does_not_fit(self, labels, options, message):
-        with pytest.raises(ValueError, match=message):
-            evaluation.eps_mse(
-                PREDICT, SCHEDULE, pictures(0, 3), labels, jax.random.key(0), **options
-            )
-
-    def test_refuses_a_single_picture(self):
-        with pytest.raises(ValueError, match="at least 2"):
-            evaluation.eps_mse(PREDICT, SCHEDULE, pictures(0, 1), [0], jax.random.key(0))
+    def test_refuses_what_does_not_fit(self):
+        for num, labels, options, message in [
+            (3, [0, 1], {}, "one for each of 3"),
+            (3, [0.0, 1.0, 2.0], {}, "whole numbers"),
+            (3, [0, 1, 2], {"draws": 0}, "draws is 0"),
+            (3, [0, 1, 2], {"batch": 1.5}, "batch is 1.5"),
+            (1, [0], {}, "at least 2"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                evaluation.eps_mse(
+                    PREDICT, SCHEDULE, pictures(0, num), labels, jax.random.key(0), **options
+                )
 
 
 class TestEnergyDistance:
-    @pytest.mark.parametrize("block", [1, 3, 7, 1024])
-    def test_is_the_definition_whatever_the_block(self, block):
+    def test_is_the_definition_whatever_the_block(self):
         a, b = pictures(0, 7), 0.8 * pictures(1, 12)
-        found = evaluation.energy_distance(a, b, block=block)
-        np.testing.assert_allclose(found, energy(a, b), rtol=1e-10)
+        for block in (1, 3, 7, 1024):
+            found = evaluation.energy_distance(a, b, block=block)
+            np.testing.assert_allclose(found, energy(a, b), rtol=1e-10, err_msg=str(block))
 
     def test_is_symmetric(self):
         a, b = pictures(0, 5), 0.5 * pictures(1, 9)
@@ -200,29 +193,21 @@ class TestEnergyDistance:
             evaluation.energy_distance(a, b), energy(a.astype(jnp.float32), b), rtol=1e-10
         )
 
-    @pytest.mark.parametrize(
-        ("a", "b", "message"),
-        [
-            (pictures(0, 3), pictures(0, 3, (2, 2, 3)), "expected the same"),
-            (pictures(0, 3), pictures(0, 1), "b holds 1 pictures: expected at least 2"),
-            (pictures(0, 0), pictures(0, 3), "a holds 0 pictures"),
+    def test_refuses_what_is_no_set_of_pictures(self, subtests):
+        three, nan = pictures(0, 3), np.float32([[[[1]]], [[[1]]], [[[np.nan]]]])
+        for a, b, message in [
+            (three, pictures(0, 3, (2, 2, 3)), "expected the same"),
+            (three, pictures(0, 1), "b holds 1 pictures: expected at least 2"),
+            (pictures(0, 0), three, "a holds 0 pictures"),
             (pictures(0, 3, ()), pictures(0, 3, ()), r"expected pictures, \[N, H, W, C\]"),
-            (pictures(0, 3, (0, 4, 3)), pictures(0, 3), "expected pictures"),
-            (np.zeros((3, 4, 4, 3), np.uint8), pictures(0, 3), "127.5"),
-            (
-                pictures(0, 3) / np.float32([[[[1]]], [[[1]]], [[[np.nan]]]]),
-                pictures(0, 3),
-                "picture 2 of a",
-            ),
-        ],
-    )
-    def test_refuses_what_is_no_set_of_pictures(self, a, b, message):
-        with pytest.raises(ValueError, match=message):
-            evaluation.energy_distance(a, b)
-
-    def test_refuses_an_empty_block(self):
+            (pictures(0, 3, (0, 4, 3)), three, "expected pictures"),
+            (np.zeros((3, 4, 4, 3), np.uint8), three, "127.5"),
+            (three / nan, three, "picture 2 of a"),
+        ]:
+            with subtests.test(message), pytest.raises(ValueError, match=message):
+                evaluation.energy_distance(a, b)
         with pytest.raises(ValueError, match="block is 0"):
-            evaluation.energy_distance(pictures(0, 3), pictures(1, 3), block=0)
+            evaluation.energy_distance(three, pictures(1, 3), block=0)
 
 
 class TestEnergyFloor:
@@ -259,14 +244,14 @@ class TestEnergyFloor:
 
 
 class TestNearest:
-    @pytest.mark.parametrize("block", [1, 4, 1024])
-    def test_is_the_definition_whatever_the_block(self, block):
+    def test_is_the_definition_whatever_the_block(self):
         a, b = pictures(0, 9), pictures(1, 14)
         flat = [v.reshape(len(v), -1).astype(np.float64) for v in (a, b)]
         every = cdist(*flat) / np.sqrt(48)
-        distance, index = evaluation.nearest(a, b, block=block)
-        np.testing.assert_array_equal(index, every.argmin(axis=1))
-        np.testing.assert_allclose(distance, every.min(axis=1), rtol=1e-12)
+        for block in (1, 4, 1024):
+            distance, index = evaluation.nearest(a, b, block=block)
+            np.testing.assert_array_equal(index, every.argmin(axis=1))
+            np.testing.assert_allclose(distance, every.min(axis=1), rtol=1e-12)
 
     def test_finds_copies_at_exactly_zero(self):
         b = pictures(0, 20, (16, 16, 3))

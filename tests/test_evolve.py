@@ -15,6 +15,7 @@ from skipjax.sampling import integrate
 from skipjax.tuning.evolve import evolve
 from skipjax.tuning.genome import Genome, Pool
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 LINEAR = schedules.linear()
 SCHEDULES = {
     "linear": LINEAR,
@@ -22,7 +23,7 @@ SCHEDULES = {
     "variance_exploding": schedules.variance_exploding(100),
 }
 MIXTURE = Mixture([0.4, 0.3, 0.2, 0.1], [[1.0, 0.8], [-1.2, 0.6], [-0.5, -1.1], [0.9, -0.9]], 0.35)
-WHOLE = pytest.mark.parametrize("whole", [False, True], ids=["real", "whole"])
+slow = pytest.mark.slow
 BATCH, NUM = 64, 512
 
 
@@ -81,9 +82,19 @@ def assert_is_one(genome, schedule, nfe, whole):
     np.testing.assert_array_equal(plan.t, times)
 
 
-@WHOLE
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_whatever_is_drawn_changed_and_crossed_is_a_plan(schedule, whole):
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("linear", False),
+        pytest.param("linear", True, marks=slow),
+        pytest.param("rectified_flow", False, marks=slow),
+        ("rectified_flow", True),
+        pytest.param("variance_exploding", False, marks=slow),
+        pytest.param("variance_exploding", True, marks=slow),
+    ],
+)
+def test_whatever_is_drawn_changed_and_crossed_is_a_plan(name, whole):
+    schedule = SCHEDULES[name]
     rng, pool = np.random.default_rng(0), Pool(schedule, 6, whole)
     ours = [*pool.named().values(), *(pool.drawn(rng) for _ in range(20))]
     for _ in range(150):
@@ -129,9 +140,10 @@ def test_genomes_with_names_are_the_plans_of_those_names():
         np.testing.assert_allclose(off, 0, atol=1e-9)
 
 
-def test_it_finds_better_plans_on_noise_it_never_saw_in_one_program(float64):
+@pytest.mark.parametrize("kinds", [(False,), pytest.param((False, True), marks=slow)], ids=str)
+def test_it_finds_better_plans_on_noise_it_never_saw_in_one_program(float64, kinds):
     score = Mixed()
-    for whole in (False, True):
+    for whole in kinds:
         start = evolve(score, LINEAR, 5, NUM, whole=whole, generations=0)
         assert len(start.plans) == len(Pool(LINEAR, 5, whole).named())
         before, starts = score.pictures, start.genomes[:8]
@@ -146,7 +158,7 @@ def test_it_finds_better_plans_on_noise_it_never_saw_in_one_program(float64):
     assert score.traces == 1
 
 
-@WHOLE
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=slow)], ids=["real", "whole"])
 def test_the_same_seed_gives_the_same_plans(whole):
     one, same, other = (
         evolve(by_times, LINEAR, 4, 100, whole=whole, generations=3, least=10, seed=seed)
@@ -157,7 +169,7 @@ def test_the_same_seed_gives_the_same_plans(whole):
     assert one.genomes != other.genomes
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=slow) for i in range(1, 5))])
 def test_it_is_never_worse_than_its_best_start(seed):
     """Where scores on few examples say nothing of those on all."""
     rng = np.random.default_rng(seed)
@@ -191,7 +203,7 @@ def test_nothing_is_judged_twice_and_groups_are_full():
     assert [i for i, _ in told] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=slow)])
 def test_what_is_not_finite_loses(bad):
     def score(some, num):
         return np.array([bad if plan.t[0] > 990 else error for plan, error in pairs(some, num)])
@@ -215,31 +227,31 @@ def test_few_whole_times_come_to_an_end():
 START = Genome((900.0, 500.0, 100.0), (Choice(),) * 3)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"nfe": 1}, "nfe is 1: it must be a whole number in 2 .. 1000"),
-        ({"nfe": 1001}, "nfe is 1001"),
-        ({"nfe": 2.5}, "nfe is 2.5"),
-        ({"num": 0}, "num is 0"),
-        ({"population": 0}, "population is 0"),
-        ({"parents": 0}, "parents is 0"),
-        ({"least": 0}, "least is 0"),
-        ({"group": 0}, "group is 0"),
-        ({"generations": -1}, "generations is -1"),
-        ({"seed": -1}, "seed is -1"),
-        ({"starts": []}, "there is no start to evolve from"),
-        ({"starts": [START._replace(times=(900.0, 500.0))]}, "they must be 3, decreasing"),
-        ({"starts": [START._replace(times=(900.0, 500.0, 500.0))]}, "they must be 3, decreasing"),
-        ({"starts": [START._replace(times=(1000.0, 500.0, 1.0))]}, "times in 999 .. 0"),
-        ({"starts": [START._replace(times=(9.5, 5.0, 1.0))], "whole": True}, "be whole times in"),
-        ({"starts": [START._replace(steps=(Choice(),) * 2)]}, "there are 2 steps for 3 times"),
-        ({"starts": [START._replace(steps=(Choice("v"),) * 3)]}, "the space of steps[0] is 'v'"),
-        ({"starts": [START._replace(steps=(Choice(order=5),) * 3)]}, "order of steps[0] is 5"),
-        ({"score": lambda some, num: np.zeros(1)}, "errors of shape (1,) for 4 plans"),
-    ],
-)
-def test_bad_input_is_refused(changes, message):
-    settings = {"score": by_times, "schedule": LINEAR, "nfe": 3, "num": 20} | changes
-    with pytest.raises(ValueError, match=re.escape(message)):
-        evolve(**settings)
+REFUSED = [
+    ({"nfe": 1}, "nfe is 1: it must be a whole number in 2 .. 1000"),
+    ({"nfe": 1001}, "nfe is 1001"),
+    ({"nfe": 2.5}, "nfe is 2.5"),
+    ({"num": 0}, "num is 0"),
+    ({"population": 0}, "population is 0"),
+    ({"parents": 0}, "parents is 0"),
+    ({"least": 0}, "least is 0"),
+    ({"group": 0}, "group is 0"),
+    ({"generations": -1}, "generations is -1"),
+    ({"seed": -1}, "seed is -1"),
+    ({"starts": []}, "there is no start to evolve from"),
+    ({"starts": [START._replace(times=(900.0, 500.0))]}, "they must be 3, decreasing"),
+    ({"starts": [START._replace(times=(900.0, 500.0, 500.0))]}, "they must be 3, decreasing"),
+    ({"starts": [START._replace(times=(1000.0, 500.0, 1.0))]}, "times in 999 .. 0"),
+    ({"starts": [START._replace(times=(9.5, 5.0, 1.0))], "whole": True}, "be whole times in"),
+    ({"starts": [START._replace(steps=(Choice(),) * 2)]}, "there are 2 steps for 3 times"),
+    ({"starts": [START._replace(steps=(Choice("v"),) * 3)]}, "the space of steps[0] is 'v'"),
+    ({"starts": [START._replace(steps=(Choice(order=5),) * 3)]}, "order of steps[0] is 5"),
+    ({"score": lambda some, num: np.zeros(1)}, "errors of shape (1,) for 4 plans"),
+]
+
+
+def test_bad_input_is_refused(subtests):
+    for changes, message in REFUSED:
+        settings = {"score": by_times, "schedule": LINEAR, "nfe": 3, "num": 20} | changes
+        with subtests.test(message), pytest.raises(ValueError, match=re.escape(message)):
+            evolve(**settings)

@@ -9,8 +9,18 @@ from scipy.stats import wasserstein_distance
 
 from skipjax.evaluation import energy_distance, exact
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 RANDOM = np.random.default_rng(0)
-MIXTURE = exact.Mixture([0.6, 0.3, 0.1], [[2.0, 0], [-2.0, 0], [0, 3.0]], 0.1)
+
+
+class Mixture(exact.Mixture):
+    """One program each, where there would be one for each operation."""
+
+    draw = jax.jit(exact.Mixture.draw, static_argnums=(0, 2))
+    responsibilities = jax.jit(exact.Mixture.responsibilities, static_argnums=0)
+
+
+MIXTURE = Mixture([0.6, 0.3, 0.1], [[2.0, 0], [-2.0, 0], [0, 3.0]], 0.1)
 ONE = exact.Gaussian([0.0], [[1.0]])
 COV = np.array([[0.25, 0.1, 0.0], [0.1, 0.5, -0.2], [0.0, -0.2, 1.3]])
 
@@ -72,7 +82,7 @@ def test_sliced_w2_of_a_shift_is_its_length_by_the_root_of_the_dimension():
 
 
 def test_distances_of_equal_laws_are_at_the_floor_and_of_others_above():
-    target, other = MIXTURE, exact.Mixture([0.4, 0.5, 0.1], MIXTURE.means, 0.1)
+    target, other = MIXTURE, Mixture([0.4, 0.5, 0.1], MIXTURE.means, 0.1)
     floors = {
         metric: exact.estimate(exact.floor(metric, target, jax.random.key(0), 500, repetitions=8))
         for metric in (exact.sliced_w2, energy_distance)
@@ -90,21 +100,24 @@ def test_the_floor_repeats_itself_for_a_key_and_for_no_other():
     def first(a, b):
         return float(a[0, 0] - b[0, 0])
 
-    ours = exact.floor(first, MIXTURE, jax.random.key(0), 10)
+    ours = exact.floor(first, MIXTURE, jax.random.key(0), 500)
     assert len(set(ours)) == 5
-    assert ours == exact.floor(first, MIXTURE, jax.random.key(0), 10)
-    assert not set(ours) & set(exact.floor(first, MIXTURE, jax.random.key(1), 10))
+    assert ours == exact.floor(first, MIXTURE, jax.random.key(0), 500)
+    assert not set(ours) & set(exact.floor(first, MIXTURE, jax.random.key(1), 500))
 
 
 def test_mode_error_counts_what_is_missing():
-    x = np.repeat(MIXTURE.means, [6, 3, 1], axis=0)
-    assert exact.mode_error(MIXTURE, x) == pytest.approx(0, abs=1e-7)
-    assert exact.mode_error(MIXTURE, x[:9]) == pytest.approx(0.1, abs=1e-7)
-    assert exact.mode_error(MIXTURE, x[9:].reshape(1, 2, 1)) == pytest.approx(0.9, abs=1e-7)
+    def error(*counts, shape=(90, 2)):
+        x = np.repeat(MIXTURE.means, counts, axis=0)
+        return exact.mode_error(MIXTURE, x.astype(np.float32).reshape(shape))
+
+    assert error(54, 27, 9) == pytest.approx(0, abs=1e-7)
+    assert error(60, 30, 0) == pytest.approx(0.1, abs=1e-7)
+    assert error(0, 0, 90, shape=(90, 2, 1)) == pytest.approx(0.9, abs=1e-7)
 
 
 def test_mode_error_of_modes_that_overlap_has_no_bias(float64):
-    target = exact.Mixture([0.8, 0.2], [[0.0], [1.0]], 1.0)
+    target = Mixture([0.8, 0.2], [[0.0], [1.0]], 1.0)
     x = target.draw(jax.random.key(0), 200_000)
     assert exact.mode_error(target, x) < 0.004
     # Who counts the likelier mode instead is far off.
@@ -129,22 +142,23 @@ def test_estimate_has_the_standard_error_of_the_mean():
     assert np.mean(errors) == pytest.approx(1 / 5, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("measure", "says"),
-    [
-        (lambda x: exact.path_rmse(x, x[:2]), "expected the same points"),
-        (lambda x: exact.path_rmse(x / 0, x), "not finite"),
-        (lambda x: exact.sliced_w2(x, x[:, :1]), r"points of shape \(2,\) and b of \(1,\)"),
-        (lambda x: exact.sliced_w2(x[:0], x), "a holds 0"),
-        (lambda x: exact.sliced_w2(x, x, projections=0), "projections is 0"),
-        (lambda x: exact.mode_error(MIXTURE, x[:, :1]), "dimension 2"),
-        (lambda x: exact.mode_error(MIXTURE, x[:0]), "x holds 0"),
-        (lambda x: exact.estimate([1.0]), "got 1 repetitions"),
-        (lambda x: exact.floor(max, MIXTURE, jax.random.key(0), 0), "num is 0"),
-        (lambda x: exact.floor(max, MIXTURE, jax.random.key(0), 1, repetitions=0), "repetitions"),
-        (lambda x: exact.w2(ONE, exact.Gaussian(np.zeros(2), np.eye(2))), "a has dimension 1"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(measure, says):
-    with np.errstate(divide="ignore"), pytest.raises(ValueError, match=says):
-        measure(np.ones((3, 2)))
+REFUSED = [
+    (lambda x: exact.path_rmse(x, x[:2]), "expected the same points"),
+    (lambda x: exact.path_rmse(x / 0, x), "not finite"),
+    (lambda x: exact.sliced_w2(x, x[:, :1]), r"points of shape \(2,\) and b of \(1,\)"),
+    (lambda x: exact.sliced_w2(x[:0], x), "a holds 0"),
+    (lambda x: exact.sliced_w2(x, x, projections=0), "projections is 0"),
+    (lambda x: exact.mode_error(MIXTURE, x[:, :1]), "dimension 2"),
+    (lambda x: exact.mode_error(MIXTURE, x[:0]), "x holds 0"),
+    (lambda x: exact.estimate([1.0]), "got 1 repetitions"),
+    (lambda x: exact.floor(max, MIXTURE, jax.random.key(0), 0), "num is 0"),
+    (lambda x: exact.floor(max, MIXTURE, jax.random.key(0), 1, repetitions=0), "repetitions"),
+    (lambda x: exact.w2(ONE, exact.Gaussian(np.zeros(2), np.eye(2))), "a has dimension 1"),
+]
+
+
+def test_what_cannot_be_measured_is_refused(subtests):
+    for measure, says in REFUSED:
+        with subtests.test(says), np.errstate(divide="ignore"):
+            with pytest.raises(ValueError, match=says):
+                measure(np.ones((3, 2)))

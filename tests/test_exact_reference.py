@@ -1,11 +1,13 @@
 """The flow solved to the last digits, and laws by algebra: against closed forms and samples."""
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import padded
 
 from skipjax import grids, plans, schedules
 from skipjax.denoisers import Prediction
@@ -13,6 +15,7 @@ from skipjax.evaluation import exact
 from skipjax.plans import Plan
 from skipjax.sampling import integrate
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 LINEAR = schedules.linear()
 COV = [[0.25, 0.1, 0.0], [0.1, 0.5, -0.2], [0.0, -0.2, 1.3]]
 GAUSSIAN = exact.Gaussian([0.3, -0.5, 0.1], COV)
@@ -31,21 +34,24 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-every_levels = pytest.mark.parametrize(("start", "end"), LEVELS.values(), ids=LEVELS)
+@partial(jax.jit, static_argnames="denoise")
+def run(plan, x, keys, noise=None, *, denoise=GAUSSIAN.denoise):
+    return integrate(plan, denoise, x, keys, noise=noise)
 
 
-@every_levels
-def test_reference_is_the_closed_form_of_a_gaussian(start, end):
-    x = start[0] * GAUSSIAN.mean + np.hypot(*start) * normal(5, 3)
-    # Written out with matrices: x_t = alpha_t m + V_t^{1/2} V_s^{-1/2} (x_s - alpha_s m).
-    variances, axes = np.linalg.eigh(COV)
-    v_s, v_t = (a**2 * variances + s**2 for a, s in (start, end))
-    map_ = axes @ np.diag(np.sqrt(v_t / v_s)) @ axes.T
-    expected = end[0] * GAUSSIAN.mean + (x - start[0] * GAUSSIAN.mean) @ map_
-    solved = exact.reference(GAUSSIAN.denoise, x, start, end)
-    assert solved.dtype == np.float64
-    np.testing.assert_allclose(solved, expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(GAUSSIAN.flow(x, start, end), expected, rtol=0, atol=1e-12)
+def test_reference_is_the_closed_form_of_a_gaussian(subtests):
+    for name, (start, end) in LEVELS.items():
+        with subtests.test(name):
+            x = start[0] * GAUSSIAN.mean + np.hypot(*start) * normal(5, 3)
+            # Written out with matrices: x_t = alpha_t m + V_t^{1/2} V_s^{-1/2} (x_s - alpha_s m).
+            variances, axes = np.linalg.eigh(COV)
+            v_s, v_t = (a**2 * variances + s**2 for a, s in (start, end))
+            map_ = axes @ np.diag(np.sqrt(v_t / v_s)) @ axes.T
+            expected = end[0] * GAUSSIAN.mean + (x - start[0] * GAUSSIAN.mean) @ map_
+            solved = exact.reference(GAUSSIAN.denoise, x, start, end)
+            assert solved.dtype == np.float64
+            np.testing.assert_allclose(solved, expected, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(GAUSSIAN.flow(x, start, end), expected, rtol=0, atol=1e-12)
 
 
 def test_what_is_certain_stays_so_along_the_flow():
@@ -83,6 +89,7 @@ def test_reference_is_the_same_in_every_group_and_scale():
     np.testing.assert_allclose(exploding, together, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_reference_takes_the_law_of_noise_to_that_of_the_data():
     x = normal(20_000, 2)
     data = exact.reference(MIXTURE.denoise, x, (0.0, 1.0), rtol=1e-6, group=20_000)
@@ -95,16 +102,17 @@ def test_reference_takes_the_law_of_noise_to_that_of_the_data():
     np.testing.assert_allclose(np.cov(data.T), cov, rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("bias", [0.0, 0.1], ids=["exact", "perturbed"])
+@pytest.mark.parametrize(
+    "bias", [pytest.param(0.0, marks=pytest.mark.slow), 0.1], ids=["exact", "perturbed"]
+)
 def test_ddim_comes_to_the_reference_with_order_one(float64, bias):
     denoise = exact.perturbed(MIXTURE.denoise, bias)
-    x = normal(16, 2, seed=1)
+    x, keys = normal(16, 2, seed=1), jax.random.split(jax.random.key(0), 16)
     solved = exact.reference(denoise, x, START)
-    keys = jax.random.split(jax.random.key(0), 16)
     errors = []
     for nfe in (250, 500, 1000):
-        plan = plans.ddim(LINEAR, grids.trailing(1000, nfe))
-        errors.append(exact.path_rmse(integrate(plan, denoise, jnp.asarray(x), keys), solved))
+        plan = padded(plans.ddim(LINEAR, grids.trailing(1000, nfe)), 1000, history=1)
+        errors.append(exact.path_rmse(run(plan, x, keys, denoise=denoise), solved))
     assert errors[2] < 0.01
     assert 1.7 < errors[0] / errors[1] < 2.4 and 1.7 < errors[1] / errors[2] < 2.6
 
@@ -114,19 +122,19 @@ def test_reference_where_nothing_is_to_be_done():
     np.testing.assert_array_equal(exact.reference(MIXTURE.denoise, x, (0.6, 0.8), (0.6, 0.8)), x)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"start": (0.0, 0.0)}, r"start is \(alpha, sigma\) = \(0.0, 0.0\)"),
-        ({"start": (0.5, np.inf)}, "start is"),
-        ({"start": START, "end": (1.0, -0.1)}, "end is"),
-        ({"start": START, "rtol": 1e-16}, "rtol is 1e-16"),
-        ({"start": START, "group": 0}, "group is 0"),
-    ],
-)
-def test_what_no_flow_can_follow_is_refused(options, says):
-    with pytest.raises(ValueError, match=says):
-        exact.reference(MIXTURE.denoise, np.zeros((2, 2)), **options)
+REFUSED = [
+    ({"start": (0.0, 0.0)}, r"start is \(alpha, sigma\) = \(0.0, 0.0\)"),
+    ({"start": (0.5, np.inf)}, "start is"),
+    ({"start": START, "end": (1.0, -0.1)}, "end is"),
+    ({"start": START, "rtol": 1e-16}, "rtol is 1e-16"),
+    ({"start": START, "group": 0}, "group is 0"),
+]
+
+
+def test_what_no_flow_can_follow_is_refused(subtests):
+    for options, says in REFUSED:
+        with subtests.test(says), pytest.raises(ValueError, match=says):
+            exact.reference(MIXTURE.denoise, np.zeros((2, 2)), **options)
 
 
 def test_a_denoiser_that_knows_no_answer_is_not_followed():
@@ -160,38 +168,39 @@ def third_order():
 
 
 @pytest.mark.parametrize("space", ["x_0", "eps"])
-@pytest.mark.parametrize("std", [1.0, 1.7])
-def test_law_is_what_integrate_makes_of_each_unit_of_noise(float64, space, std):
+def test_law_is_what_integrate_makes_of_each_unit_of_noise(float64, space):
     """The sampler is affine in x and every z: its value at 0 is the mean, its slopes the cov."""
     plan = Plan(*third_order(), space)
     num, dim = plan.nfe, 3
     units = (num + 1) * dim
-    noise = jnp.eye(units)[:, dim:].reshape(units, num, dim).transpose(1, 0, 2)
-    x = jnp.concatenate([jnp.zeros((1, dim)), std * jnp.eye(units, dim)])
-    noise = jnp.concatenate([jnp.zeros((num, 1, dim)), noise], axis=1)
+    noise = np.eye(units)[:, dim:].reshape(units, num, dim).transpose(1, 0, 2)
+    noise = np.concatenate([np.zeros((num, 1, dim)), noise], axis=1)
     keys = jax.random.split(jax.random.key(0), units + 1)
-    out = np.asarray(integrate(plan, GAUSSIAN.denoise, x, keys, noise=noise))
-    slopes = out[1:] - out[0]
-    ours = exact.law(plan, GAUSSIAN, std=std)
-    np.testing.assert_allclose(ours.mean, out[0], rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(ours.cov, slopes.T @ slopes, rtol=1e-9, atol=1e-10)
+    for std in (1.0, 1.7):
+        x = np.concatenate([np.zeros((1, dim)), std * np.eye(units, dim)])
+        out = np.asarray(run(plan, x, keys, noise))
+        slopes = out[1:] - out[0]
+        ours = exact.law(plan, GAUSSIAN, std=std)
+        np.testing.assert_allclose(ours.mean, out[0], rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(ours.cov, slopes.T @ slopes, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("space", ["x_0", "eps"])
-def test_law_of_low_rank_is_that_of_its_covariance(space):
+def test_law_of_low_rank_is_that_of_its_covariance():
     axes, _ = np.linalg.qr(normal(6, 2))
     target = exact.low_rank(np.linspace(-1, 1, 6), axes, [2.0, 0.3], 0.05)
-    plan = Plan(*third_order(), space)
-    ours, full = exact.law(plan, target), exact.law(plan, exact.Gaussian(target.mean, target.cov))
-    np.testing.assert_allclose(ours.mean, full.mean, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(ours.cov, full.cov, rtol=1e-9, atol=1e-10)
+    whole = exact.Gaussian(target.mean, target.cov)
+    for space in ("x_0", "eps"):
+        plan = Plan(*third_order(), space)
+        ours, full = exact.law(plan, target), exact.law(plan, whole)
+        np.testing.assert_allclose(ours.mean, full.mean, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(ours.cov, full.cov, rtol=1e-9, atol=1e-10)
 
 
 def test_100000_samples_of_a_noisy_plan_follow_the_law():
     plan, num = plans.ddim(LINEAR, grids.trailing(1000, 6), 0.7), 100_000
     keys = jax.random.split(jax.random.key(1), num)
-    x = jax.random.normal(jax.random.key(2), (num, 3))
-    out = np.asarray(jax.jit(lambda x: integrate(plan, GAUSSIAN.denoise, x, keys))(x), np.float64)
+    x = np.float32(normal(num, 3, seed=2))
+    out = np.asarray(run(plan, x, keys), np.float64)
     ours = exact.law(plan, GAUSSIAN)
     var = np.diag(ours.cov)
     assert (np.abs(out.mean(axis=0) - ours.mean) < 5 * np.sqrt(var / num)).all()

@@ -19,27 +19,26 @@ def test_fractions_of_a_level_are_cut_off():
     np.testing.assert_array_equal(skipjax.to_uint8(x), [0, 0, 0, 127, 254, 255, 255])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, np.float64])
-def test_every_float_type_is_taken(dtype):
-    x = np.array([[-1.0, 0.5, 1.0]]).astype(dtype)
-    got = skipjax.to_uint8(x)
-    assert got.dtype == np.uint8
-    np.testing.assert_array_equal(got, [[0, 191, 255]])
+def test_every_float_type_is_taken():
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, np.float64):
+        got = skipjax.to_uint8(np.array([[-1.0, 0.5, 1.0]]).astype(dtype))
+        assert got.dtype == np.uint8
+        np.testing.assert_array_equal(got, [[0, 191, 255]], err_msg=str(dtype))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("convert", [skipjax.to_uint8, skipjax.grid])
-def test_no_picture_is_made_of_what_is_not_finite(convert, bad):
-    x = np.zeros((1, 4, 4, 3), np.float32)
-    x[0, 2, 1, 0] = bad
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        convert(x)
+def test_no_picture_is_made_of_what_is_not_finite(convert):
+    for bad in (np.nan, np.inf, -np.inf):
+        x = np.zeros((1, 4, 4, 3), np.float32)
+        x[0, 2, 1, 0] = bad
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            convert(x)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
-def test_to_uint8_refuses_what_is_not_float(dtype):
-    with pytest.raises(ValueError, match=f"{np.dtype(dtype)}.*floats in"):
-        skipjax.to_uint8(np.zeros((1, 2, 2, 3), dtype))
+def test_to_uint8_refuses_what_is_not_float():
+    for dtype in (np.uint8, np.int32, bool):
+        with pytest.raises(ValueError, match=f"{np.dtype(dtype)}.*floats in"):
+            skipjax.to_uint8(np.zeros((1, 2, 2, 3), dtype))
 
 
 def coloured(num, channels=3, side=4):
@@ -48,22 +47,22 @@ def coloured(num, channels=3, side=4):
     return np.broadcast_to(levels[:, None, None, None], (num, side, side, channels))
 
 
-@pytest.mark.parametrize(
-    ("num", "columns", "shape"),
-    [(1, None, (1, 1)), (4, None, (2, 2)), (5, None, (2, 3)), (7, 2, (4, 2)), (3, 5, (1, 5))],
-)
-def test_a_grid_shows_every_picture_in_reading_order_on_white(num, columns, shape):
-    sheet = np.asarray(skipjax.grid(coloured(num), columns, scale=1))
-    rows, cols = shape
+SHEETS = [(1, None, (1, 1)), (4, None, (2, 2)), (5, None, (2, 3)), (7, 2, (4, 2)), (3, 5, (1, 5))]
+
+
+def test_a_grid_shows_every_picture_in_reading_order_on_white(subtests):
     gap = images.GAP
-    assert sheet.shape == (rows * (4 + gap) + gap, cols * (4 + gap) + gap, 3)
-    seen = np.zeros(sheet.shape[:2], bool)
-    for i in range(num):
-        top, left = gap + i // cols * (4 + gap), gap + i % cols * (4 + gap)
-        part = slice(top, top + 4), slice(left, left + 4)
-        assert (sheet[part] == 10 * (i + 1)).all()
-        seen[part] = True
-    assert (sheet[~seen] == 255).all()
+    for num, columns, (rows, cols) in SHEETS:
+        with subtests.test(f"{num} in {columns} columns"):
+            sheet = np.asarray(skipjax.grid(coloured(num), columns, scale=1))
+            assert sheet.shape == (rows * (4 + gap) + gap, cols * (4 + gap) + gap, 3)
+            seen = np.zeros(sheet.shape[:2], bool)
+            for i in range(num):
+                top, left = gap + i // cols * (4 + gap), gap + i % cols * (4 + gap)
+                part = slice(top, top + 4), slice(left, left + 4)
+                assert (sheet[part] == 10 * (i + 1)).all()
+                seen[part] = True
+            assert (sheet[~seen] == 255).all()
 
 
 def test_scale_repeats_pixels():
@@ -76,9 +75,9 @@ def test_scale_repeats_pixels():
     np.testing.assert_array_equal(inner, picture[0].repeat(3, axis=0).repeat(3, axis=1))
 
 
-@pytest.mark.parametrize(("side", "shown"), [(8, 96), (32, 96), (40, 80), (128, 128)])
-def test_small_pictures_are_enlarged_unless_told(side, shown):
-    assert skipjax.grid(coloured(1, side=side)).size == (shown + 2 * images.GAP,) * 2
+def test_small_pictures_are_enlarged_unless_told():
+    for side, shown in [(8, 96), (32, 96), (40, 80), (128, 128)]:
+        assert skipjax.grid(coloured(1, side=side)).size == (shown + 2 * images.GAP,) * 2
 
 
 def test_gray_pictures_make_a_gray_grid():
@@ -94,7 +93,7 @@ def test_a_grid_of_floats_is_that_of_their_bytes():
     np.testing.assert_array_equal(np.asarray(skipjax.grid(jnp.asarray(x))), theirs)
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 3), (0, 4, 4, 3), (1, 4, 4, 2), (1, 4, 4, 6)])
-def test_grid_says_which_shapes_it_takes(shape):
-    with pytest.raises(ValueError, match=r"images are \(.*\[N, H, W, C\], C 1 or 3"):
-        skipjax.grid(np.zeros(shape, np.float32))
+def test_grid_says_which_shapes_it_takes():
+    for shape in [(4, 4, 3), (0, 4, 4, 3), (1, 4, 4, 2), (1, 4, 4, 6)]:
+        with pytest.raises(ValueError, match=r"images are \(.*\[N, H, W, C\], C 1 or 3"):
+            skipjax.grid(np.zeros(shape, np.float32))

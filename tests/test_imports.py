@@ -1,14 +1,11 @@
 """Who may import whom."""
 
 import ast
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[1] / "skipjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
-each_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 # What each part of the package may import of it, besides itself.
 NETWORKS = {"models", "schedules", "pretrained", "weights"}
@@ -49,14 +46,17 @@ MAY_IMPORT = {
 ONLY = {"flax.linen": "models", "orbax": "weights", "optax": "training"}
 
 
+@cache
 def imported(path):
     """Full names of the modules, and of the names taken out of them, that a file imports."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.name} imports by a relative path"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert not node.level, f"{path} imports by a relative path"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def part(path):
@@ -78,20 +78,20 @@ def test_the_order_has_no_circles():
         order += free
 
 
-@each_file
-def test_imports_go_one_way(path):
-    ours = part(path)
-    tops = {name.split(".")[1] for name in imported(path) if name.startswith("skipjax.")}
-    parts = {top if top in MAY_IMPORT else "__init__" for top in tops}
-    forbidden = parts - MAY_IMPORT.get(ours, set()) - {ours, "checks"}
-    assert not forbidden, f"{ours} must not import {sorted(forbidden)}"
+def test_imports_go_one_way():
+    for path in FILES:
+        tops = {name.split(".")[1] for name in imported(path) if name.startswith("skipjax.")}
+        parts = {top if top in MAY_IMPORT else "__init__" for top in tops}
+        ours = part(path)
+        forbidden = parts - MAY_IMPORT.get(ours, set()) - {ours, "checks"}
+        assert not forbidden, f"{path}: {ours} must not import {sorted(forbidden)}"
 
 
-@each_file
-def test_other_packages_stay_in_their_part(path):
-    for package, home in ONLY.items():
-        uses = [n for n in imported(path) if n == package or n.startswith(package + ".")]
-        assert not uses or part(path) == home, f"only {home} imports {package}"
+def test_other_packages_stay_in_their_part():
+    for path in FILES:
+        for package, home in ONLY.items():
+            uses = [n for n in imported(path) if n == package or n.startswith(package + ".")]
+            assert not uses or part(path) == home, f"{path}: only {home} imports {package}"
 
 
 def test_models_and_samplers_do_not_know_each_other():
@@ -100,7 +100,7 @@ def test_models_and_samplers_do_not_know_each_other():
     assert not any(MAY_IMPORT[name] & (NETWORKS - {"schedules"}) for name in samplers)
 
 
-@each_file
-def test_files_are_short_and_named_for_what_they_hold(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
-    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
+def test_files_are_short_and_named_for_what_they_hold():
+    for path in FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
+        assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}, path

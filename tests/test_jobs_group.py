@@ -5,6 +5,8 @@ import signal
 import socket
 import time
 
+import compiling
+import jax
 import pytest
 import tiny
 from processes import Process
@@ -14,6 +16,7 @@ from skipjax.jobs import Job
 from skipjax.jobs.reporting import Silence
 
 GONE = 75
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,8 @@ def job(tmp_path_factory):
 def alone(job, tmp_path_factory):
     """What one process with one device draws."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    jobs.run(job, out, batch=16, report=Silence())
+    with compiling.in_a_hurry():
+        jobs.run(job, out, batch=16, devices=jax.local_devices()[:1], report=Silence())
     return files(out)
 
 
@@ -54,6 +58,7 @@ def pair(job, out, cache, **changes):
             out.parent / f"{i}.log",
             devices=4,
             cache=cache,
+            hurry=True,
         )
         for i in range(2)
     ]
@@ -78,7 +83,6 @@ def test_two_draw_what_one_draws(job, alone, cache, tmp_path):
     assert not os.listdir(tmp_path / "run/workers") and not jobs.verify(tmp_path / "run").faults
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_is_killed_the_other_says_so_and_a_restart_goes_on(job, cache, tmp_path, killed):
     out = tmp_path / "run"
@@ -109,11 +113,3 @@ def test_a_signal_to_one_stops_both_at_the_same_batch(job, cache, tmp_path):
     assert [process.wait(20) for process in processes] == [143, 143]
     assert "SIGTERM: stopping" in processes[1].said
     assert not os.listdir(tmp_path / "run/workers") and "F1" not in processes[0].said
-
-
-def test_what_is_not_known_of_the_others_is_told(job, tmp_path):
-    line = ["generate", "--checkpoint", job.checkpoint, "--out", tmp_path / "run", "--distributed"]
-    process = Process(line, tmp_path / "log")
-    assert process.wait(60) == 2
-    assert "Give --coordinator, --process and --num-processes" in process.said
-    assert "Traceback" not in process.said

@@ -2,14 +2,22 @@
 
 import dataclasses
 
+import compiling
 import numpy as np
 import pytest
 import tiny
+from small_jobs import small
 
 import skipjax
 from skipjax.jobs import Job
 from skipjax.jobs.job import asked, name_of, resolve
 from skipjax.weights import folders
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurry():
+    with compiling.in_a_hurry():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +57,9 @@ def test_balanced_labels_pass_over_the_null_label(tmp_path):
     assert labels(str(tmp_path / "tiny"), "balanced", 4) == [0, 2, 3, 0]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+def test_what_cannot_be_drawn_is_refused(checkpoint, tmp_path, subtests):
+    job = small(tmp_path)
+    for changes, said in (
         ({"num": 0}, "num is 0: it must be a whole number"),
         ({"num": 2.5}, "num is 2.5"),
         ({"seed": -1}, "seed is -1"),
@@ -60,7 +68,7 @@ def test_balanced_labels_pass_over_the_null_label(tmp_path):
         ({"dtype": "float16"}, "dtype is 'float16': it must be one of float32, bfloat16"),
         ({"skip": 0}, "skip is 0"),
         ({"cutoff": 2000}, "cutoff is 2000"),
-        ({"steps": "ddim999"}, "no whole stride"),
+        ({"skip": 20, "steps": "ddim999"}, "no whole stride"),
         ({"plan": "best"}, "plan is 'best': it must be one of skipped, ddpm"),
         ({"plan": "lost.json"}, "plan: lost.json holds none"),
         ({"labels": ("dodo",)}, "label 'dodo' is not a class"),
@@ -68,14 +76,13 @@ def test_balanced_labels_pass_over_the_null_label(tmp_path):
         ({"labels": "lost.txt"}, "labels: lost.txt cannot be read"),
         ({"guidance": 2.0}, "guidance is 2.0, and tiny has no null label"),
         ({"threshold": 2.0}, "threshold is 2.0"),
-        ({"checkpoint": "nowhere"}, "checkpoint 'nowhere' is not a bundled name"),
+        ({"checkpoint": "nowhere", "card": None}, "checkpoint 'nowhere' is not a bundled name"),
         ({"classifier": "nowhere"}, "checkpoint 'nowhere' is not a bundled name"),
-        ({"card": "x"}, "card and config say what a .pt or .safetensors holds"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(checkpoint, changes, said):
-    with pytest.raises(ValueError, match=said):
-        resolve(Job(**{"checkpoint": checkpoint} | changes))
+        ({"checkpoint": checkpoint}, "card and config say what a .pt or .safetensors holds"),
+    ):
+        with subtests.test(**changes):
+            with pytest.raises(ValueError, match=said):
+                resolve(dataclasses.replace(job, **changes))
 
 
 def test_labels_that_do_not_fit_are_refused(checkpoint, nameless, tmp_path):

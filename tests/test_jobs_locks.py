@@ -40,12 +40,18 @@ def lock(store, owner=None, name="0", on_lost=lambda: None):
     return Lock(store, name, owner or Owner.here(1), on_lost)
 
 
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_lock_beats_while_it_is_held_and_goes_with_its_block(store):
     owner = Owner.here(1)
     with lock(store, owner):
-        time.sleep(0.2)
-        held = locks.living(store)["0"]
-        assert held.token == owner.token and held.beat > owner.beat
+        until(lambda: (held := locks.living(store).get("0")) and held.beat > owner.beat)
+        assert locks.living(store)["0"].token == owner.token
     assert store.sizes("workers") == {} and locks.living(store) == {}
 
 
@@ -66,10 +72,7 @@ def test_a_process_of_this_machine_that_has_ended_gives_way_at_once(store):
     write(store, "0", theirs)
     assert not theirs.dead
     child.kill()
-    for _ in range(100):
-        if theirs.dead:  # before anybody waits for it
-            break
-        time.sleep(0.02)
+    until(lambda: theirs.dead)  # before anybody waits for it
     child.wait()
     with lock(store):
         assert locks.living(store)["0"].pid != child.pid

@@ -5,6 +5,7 @@ The network is tiny; kill -9 falls into starting, loading, compiling, drawing an
 
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -14,16 +15,16 @@ from skipjax import jobs
 from skipjax.jobs import Job
 from skipjax.jobs.reporting import Silence
 
-NUM, SIZE, KILLS = 2000, 10, 50
+NUM, SIZE, KILLS = 1000, 10, 50
 SHARDS = NUM // SIZE
-STARTING = 2.5  # seconds that a process takes to its first shard, about
+STARTING = 1.2  # seconds that a process takes to its first shard, about
 # Devices and batches: where each device has 4 pictures or more, sums are taken in one order.
 WAYS = [(1, 8), (1, 16), (1, 40), (8, 64)]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return tiny.save(tmp_path_factory.mktemp("soak") / "tiny")
+    return tiny.save(tmp_path_factory.mktemp("soak") / "tiny", num_res_blocks=0)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +34,14 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(checkpoint):
-    return Job(str(checkpoint), num=NUM, seed=7, skip=25, shard_size=SIZE)
+    return Job(str(checkpoint), None, NUM, 7, ("balanced",), skip=250, shard_size=SIZE)
 
 
 @pytest.fixture(scope="module")
 def whole(job, tmp_path_factory):
     """The files of a job that ran through, on one device in batches of 16."""
     out = tmp_path_factory.mktemp("through") / "run"
-    jobs.run(job, out, batch=16, report=Silence())
+    jobs.run(job, out, batch=16, devices=jax.local_devices()[:1], report=Silence())
     return files(out)
 
 
@@ -54,7 +55,8 @@ def made(out):
 
 def start(job, out, cache, *, devices=1, batch=16, worker=0, of=1):
     line = ["generate", "--checkpoint", job.checkpoint, "--num", job.num, "--seed", job.seed]
-    line += ["--skip", job.skip, "--shard-size", job.shard_size, "--out", out, "--batch", batch]
+    line += ["--labels", *job.labels, "--skip", job.skip, "--shard-size", job.shard_size]
+    line += ["--out", out, "--batch", batch]
     line += ["--worker", worker, "--num-workers", of]
     log = out.parent / f"{out.name}-{worker}.log"
     return Process(line, log, devices=devices, cache=cache)

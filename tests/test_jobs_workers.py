@@ -13,9 +13,8 @@ ARRAY = {
 STEP = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}
 
 
-@pytest.mark.parametrize(
-    ("asked", "env", "expected"),
-    [
+def test_what_is_asked_for_comes_before_what_a_cluster_says(subtests):
+    for asked, env, expected in (
         ((None, None), {}, (0, 1)),
         ((2, 3), {}, (2, 3)),
         ((2, 3), ARRAY, (2, 3)),
@@ -26,15 +25,18 @@ STEP = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"}
         # A batch script of eight tasks runs once.
         ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),
         ((None, 6), {"JOB_COMPLETION_INDEX": "4"}, (4, 6)),
-    ],
-)
-def test_worker(asked, env, expected):
-    assert worker(*asked, env=env) == Worker(*expected)
+    ):
+        with subtests.test(asked=asked, env=env):
+            assert worker(*asked, env=env) == Worker(*expected)
 
 
-@pytest.mark.parametrize(
-    ("asked", "env", "said"),
-    [
+def test_numbers_that_do_not_fit_are_refused(subtests):
+    fifth = {
+        "SLURM_ARRAY_TASK_ID": "7",
+        "SLURM_ARRAY_TASK_MIN": "3",
+        "SLURM_ARRAY_TASK_COUNT": "2",
+    }
+    for asked, env, said in (
         ((1, None), {}, "--worker and --num-workers say only one number: give --num-workers too"),
         ((None, 3), {}, "give --worker too"),
         ((3, 3), {}, "worker 3 of 3: workers are 0 .. 2"),
@@ -42,20 +44,11 @@ def test_worker(asked, env, expected):
         ((0, 0), {}, "num_workers is 0"),
         ((None, None), {"JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX .*give --num-workers"),
         ((None, 3), {"JOB_COMPLETION_INDEX": "4"}, "worker 4 of 3"),
-        (
-            (None, None),
-            {
-                "SLURM_ARRAY_TASK_ID": "7",
-                "SLURM_ARRAY_TASK_MIN": "3",
-                "SLURM_ARRAY_TASK_COUNT": "2",
-            },
-            r"SLURM_\* say worker 4 of 2: .*give --worker",
-        ),
-    ],
-)
-def test_numbers_that_do_not_fit_are_refused(asked, env, said):
-    with pytest.raises(ValueError, match=said):
-        worker(*asked, env=env)
+        ((None, None), fifth, r"SLURM_\* say worker 4 of 2: .*give --worker"),
+    ):
+        with subtests.test(asked=asked, env=env):
+            with pytest.raises(ValueError, match=said):
+                worker(*asked, env=env)
 
 
 def test_every_shard_has_one_owner():

@@ -14,7 +14,7 @@ from skipjax.sampling import integrate
 LEVELS = schedules.variance_exploding(8, 0.5, 4.0)
 ONE_LEVEL = schedules.Schedule(np.ones(1), np.full(1, 0.6))
 TARGET = Mixture([0.3, 0.7], [[-2.0, 1.0], [2.0, 0.0]], [0.6, 0.8])
-SIGMA = jnp.asarray(LEVELS.sigma, jnp.float32)
+NUM = 20_000  # chains that tell a law
 
 
 def density(target):
@@ -27,10 +27,11 @@ def keys_of(num, seed=0):
 
 def stationary(num, seed=1):
     """Chains that begin with the law p(x, sigma) itself."""
-    of_x, of_t, of_z = keys_of(3, seed)
-    t = jax.random.randint(of_t, (num,), 0, LEVELS.T)
-    x = TARGET.draw(of_x, num) + SIGMA[t][:, None] * jax.random.normal(of_z, (num, 2))
-    return adaptive.start(x, t)
+    rng = np.random.default_rng(seed)
+    t, k = rng.integers(LEVELS.T, size=num), rng.choice(2, num, p=TARGET.weights)
+    x = TARGET.means[k] + TARGET.stds[k][:, None] * rng.normal(size=(num, 2))
+    x += LEVELS.sigma[t][:, None] * rng.normal(size=(num, 2))
+    return adaptive.start(jnp.asarray(x, jnp.float32), t)
 
 
 def moved(chain, keys, target=TARGET, **settings):
@@ -73,17 +74,20 @@ def away(chain, exact):
     return np.abs(ours - theirs) / np.hypot(error, floor)
 
 
-def test_the_chain_keeps_the_law_of_pictures_and_levels(exact):
-    num = 20_000
-    chain = moved(stationary(num), keys_of(num), num=60, eta=0.02)
-    assert away(chain, exact).max() < 4.5
+@pytest.fixture(scope="module")
+def after():
+    """Chains after 60 moves."""
+    return moved(stationary(NUM), keys_of(NUM), num=60, eta=0.02)
+
+
+def test_the_chain_keeps_the_law_of_pictures_and_levels(exact, after):
+    assert away(after, exact).max() < 4.5
 
 
 @pytest.mark.slow
 def test_the_chain_finds_the_law_from_one_mode_alone(exact):
-    num = 20_000
-    begin = adaptive.start(jnp.full((num, 2), 2.0), 0)
-    after = moved(begin, keys_of(num), num=600, eta=0.2)
+    begin = adaptive.start(jnp.full((NUM, 2), 2.0), 0)
+    after = moved(begin, keys_of(NUM), num=600, eta=0.2)
     ours, theirs = moments(after.x, after.t)[0], exact[0]
     # The levels are eight, each visited an eighth of the time, and the modes .3 and .7 of data.
     np.testing.assert_allclose(ours[:8], 1 / 8, atol=0.012)
@@ -91,17 +95,17 @@ def test_the_chain_finds_the_law_from_one_mode_alone(exact):
 
 
 def test_the_likeliest_level_in_place_of_a_draw_is_another_law(exact):
-    num = 20_000
-    chain = moved(stationary(num), keys_of(num), num=60, eta=0.02, draw=False)
+    chain = moved(stationary(NUM), keys_of(NUM), num=60, eta=0.02, draw=False)
     assert away(chain, exact)[:8].max() > 50
 
 
-@pytest.mark.parametrize("eta", [0.2, 1.0])
+@pytest.mark.parametrize("eta", [pytest.param(0.2, marks=pytest.mark.slow), 1.0])
 def test_the_bias_of_uncorrected_langevin_is_that_of_its_step(eta):
     # Of one level, x <- (1 - eta / 2v) (x - mean) + sqrt(eta) z has variance v / (1 - eta / 4v).
     target, num = Gaussian([0.5], [[0.64]]), 100_000
     v = 0.64 + 0.36
-    begin = adaptive.start(0.5 + jax.random.normal(jax.random.key(2), (num, 1)), 0)
+    x = 0.5 + np.random.default_rng(2).normal(size=(num, 1))
+    begin = adaptive.start(jnp.asarray(x, jnp.float32), 0)
     chain = moved(begin, keys_of(num), target, num=60, eta=eta)
     expected = v / (1 - eta / (4 * v))
     x = np.asarray(chain.x, np.float64)
@@ -140,16 +144,20 @@ def test_a_chain_depends_on_its_key_alone_and_not_on_how_its_moves_are_divided()
     assert (other.x != whole.x).all()
 
 
-@pytest.mark.slow
 def test_noise_is_drawn_with_the_key_of_the_chain_and_twice_the_move():
-    begin, keys, eta = stationary(2), keys_of(2), 0.3
+    begin, keys, eta = stationary(50), keys_of(50), 0.1
     first = moved(begin, keys, num=1, eta=eta)
-    sigma = SIGMA[begin.t][:, None]
-    score = jax.grad(lambda x: TARGET.log_density(x, 1.0, sigma).sum())(begin.x)
+    sigma = jnp.float32(LEVELS.sigma)[begin.t][:, None]
+
+    @jax.jit
+    def step(x, sigma, keys, move):
+        score = jax.grad(lambda x: TARGET.log_density(x, 1.0, sigma).sum())(x)
+        draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2 * move), (2,)))
+        return x + eta / 2 * score + eta**0.5 * draw(keys)
+
     for move in (0, 1):
-        z = jnp.stack([jax.random.normal(jax.random.fold_in(k, 2 * move), (2,)) for k in keys])
-        step = begin.x + eta / 2 * score + eta**0.5 * z
-        assert np.allclose(first.x, step, rtol=0, atol=1e-5) == (move == 0)
+        expected = step(begin.x, sigma, keys, move)
+        assert np.allclose(first.x, expected, rtol=0, atol=1e-5) == (move == 0)
 
 
 def test_the_least_noisy_state_of_a_call_is_kept():
@@ -160,12 +168,15 @@ def test_the_least_noisy_state_of_a_call_is_kept():
         chain = moved(chain, keys, num=1, eta=0.1)
         visited.append(chain)
     whole = moved(begin, keys, num=6, eta=0.1)
-    t = np.stack([c.t for c in visited])
-    x = np.stack([c.x for c in visited])
+    t, x = (np.stack([getattr(c, part) for c in visited]) for part in "tx")
     latest = 5 - np.argmin(t[::-1], axis=0)
     np.testing.assert_array_equal(whole.least_t, t.min(axis=0))
     np.testing.assert_allclose(whole.least_x, x[latest, np.arange(50)], rtol=0, atol=1e-5)
     assert (whole.least_t > 0).any()  # where the chain began counts for nothing
+
+
+def descended(x, t, schedule, denoise, steps):
+    return jax.jit(lambda x, t: adaptive.descend(schedule, denoise, x, t, steps=steps))(x, t)
 
 
 def test_descending_is_heuns_plan_for_one_level_and_counts_its_calls(float64):
@@ -176,10 +187,8 @@ def test_descending_is_heuns_plan_for_one_level_and_counts_its_calls(float64):
         jax.debug.callback(lambda: calls.append(1))
         return TARGET.denoise(x, point)
 
-    x = schedule.sigma[t] * jax.random.normal(jax.random.key(0), (3, 2), jnp.float64)
-    ours = jax.jit(lambda x: adaptive.descend(schedule, denoise, x, jnp.full(3, t), steps=steps))(
-        x
-    )
+    x = schedule.sigma[t] * np.random.default_rng(0).normal(size=(3, 2))
+    ours = descended(x, np.full(3, t), schedule, denoise, steps)
     jax.effects_barrier()
     assert len(calls) == 2 * steps - 1
     times = grids.karras(schedule, steps, start=t)
@@ -191,35 +200,34 @@ def test_descending_is_heuns_plan_for_one_level_and_counts_its_calls(float64):
 def test_every_picture_descends_from_its_own_level(float64):
     target = Gaussian([0.3, -0.5], [[0.5, 0.1], [0.1, 0.3]])
     schedule = schedules.variance_exploding(50)
-    t = jnp.array([0, 10, 30, 49])
-    sigma = schedule.sigma[np.asarray(t)]
-    x = sigma[:, None] * np.asarray(jax.random.normal(jax.random.key(0), (4, 2), jnp.float64))
-    ours = jax.jit(lambda x: adaptive.descend(schedule, target.denoise, x, t, steps=200))(x)
+    t = np.array([0, 10, 30, 49])
+    sigma = schedule.sigma[t]
+    x = sigma[:, None] * np.random.default_rng(0).normal(size=(4, 2))
+    ours = descended(x, t, schedule, target.denoise, 200)
     exact = [target.flow(x[i : i + 1], (1.0, sigma[i]))[0] for i in range(4)]
     np.testing.assert_allclose(ours, exact, rtol=0, atol=2e-3)
-    tweedie = adaptive.descend(schedule, target.denoise, x, t, steps=1)
+    tweedie = descended(x, t, schedule, target.denoise, 1)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(tweedie, exact, rtol=0, atol=2e-3)
 
 
-def test_the_chains_states_descend_to_the_data():
-    num = 20_000
-    chain = moved(stationary(num), keys_of(num), num=20, eta=0.02)
-    run = jax.jit(lambda x, t: adaptive.descend(LEVELS, TARGET.denoise, x, t, steps=10))
-    drawn = np.asarray(run(chain.x, chain.t), np.float64)
+def test_the_chains_states_descend_to_the_data(after):
+    drawn = np.asarray(descended(after.x, after.t, LEVELS, TARGET.denoise, 10), np.float64)
     weight = 0.3
     # sigma_min = .5 is not small beside the modes' widths: Tweedie's formula shrinks them.
     assert abs((drawn[:, 0] < 0).mean() - weight) < 0.02
     assert abs(drawn[:, 0].mean() - 0.8) < 0.06
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"num": 0}, "num is 0"), ({"eta": 0.0}, "eta is 0.0"), ({"eta": np.nan}, "eta is nan")],
-)
-def test_moves_that_are_none_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        moved(stationary(2), keys_of(2), **{"num": 1, "eta": 0.1, **settings})
+def test_moves_that_are_none_are_refused():
+    begin, keys = stationary(2), keys_of(2)
+    for settings, message in [
+        ({"num": 0}, "num is 0"),
+        ({"eta": 0.0}, "eta is 0.0"),
+        ({"eta": np.nan}, "eta is nan"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            moved(begin, keys, **{"num": 1, "eta": 0.1, **settings})
 
 
 def test_other_processes_and_levels_are_refused():

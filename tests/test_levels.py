@@ -1,5 +1,7 @@
 """Schedules between the training times, and schedules that do not preserve variance."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,6 @@ SCHEDULES = {
     "other": Schedule(1 - ROOTS, 2 * ROOTS),
 }
 PRESERVING = ["linear", "scaled_linear", "cosine", "sigmoid", "table"]
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
 def between(schedule, num=2001):
@@ -29,61 +30,62 @@ def between(schedule, num=2001):
     return np.append(np.linspace(0, last, num), [1e-9, last - 1e-9, last / 3])
 
 
-@each_schedule
-def test_whole_times_give_the_table_as_int_or_float(schedule):
-    times = np.arange(-1, schedule.T)
-    for t in (times, times.astype(float), times.tolist()):
-        alpha, sigma = schedule.at(t)
-        np.testing.assert_array_equal(alpha, [1, *schedule.alpha])
-        np.testing.assert_array_equal(sigma, [0, *schedule.sigma])
-    for t in (0, 3, 3.0, DATA, float(DATA), np.int32(3)):
-        assert np.shape(schedule.at(t)) == (2,)
-        np.testing.assert_array_equal(schedule.at(t), np.array(schedule.at(times))[:, int(t) + 1])
+def test_whole_times_give_the_table_as_int_or_float():
+    for name, schedule in SCHEDULES.items():
+        times = np.arange(-1, schedule.T)
+        expected = np.array([[1, *schedule.alpha], [0, *schedule.sigma]])
+        for t in (times, times.astype(float), times.tolist()):
+            np.testing.assert_array_equal(schedule.at(t), expected, name)
+        for t in (0, 3, 3.0, DATA, float(DATA), np.int32(3)):
+            assert np.shape(schedule.at(t)) == (2,), name
+            np.testing.assert_array_equal(schedule.at(t), expected[:, int(t) + 1], name)
 
 
-@pytest.mark.parametrize("name", PRESERVING)
-def test_between_times_it_is_dpm_solvers_process(name):
+def test_between_times_it_is_dpm_solvers_process():
     """NoiseScheduleVP("discrete"): log alpha, piecewise linear over (n + 1) / N, n = 0 .. N-1."""
-    schedule = SCHEDULES[name]
-    N = schedule.T
-    continuous = np.linspace(1 / N, 1, 3001)
-    log_alpha = np.interp(continuous, np.arange(1, N + 1) / N, np.log(schedule.alpha))
-    told = np.clip((continuous - 1 / N) * N, 0, N - 1)  # what it tells the network
-    alpha, sigma = schedule.at(told)
-    np.testing.assert_allclose(np.log(alpha), log_alpha, rtol=1e-11, atol=1e-14)
-    np.testing.assert_allclose(sigma, np.sqrt(1 - np.exp(2 * log_alpha)), rtol=1e-11)
-    log_snr = log_alpha - 0.5 * np.log(1 - np.exp(2 * log_alpha))
-    np.testing.assert_allclose(schedule.log_snr(told), log_snr, rtol=1e-11, atol=1e-11)
+    for name in PRESERVING:
+        schedule = SCHEDULES[name]
+        N = schedule.T
+        continuous = np.linspace(1 / N, 1, 3001)
+        log_alpha = np.interp(continuous, np.arange(1, N + 1) / N, np.log(schedule.alpha))
+        told = np.clip((continuous - 1 / N) * N, 0, N - 1)  # what it tells the network
+        alpha, sigma = schedule.at(told)
+        close = partial(np.testing.assert_allclose, rtol=1e-11, err_msg=name)
+        close(np.log(alpha), log_alpha, atol=1e-14)
+        close(sigma, np.sqrt(1 - np.exp(2 * log_alpha)))
+        log_snr = log_alpha - 0.5 * np.log(1 - np.exp(2 * log_alpha))
+        close(schedule.log_snr(told), log_snr, atol=1e-11)
 
 
-@each_schedule
-def test_between_times_a_process_goes_on_in_its_way(schedule):
-    times = between(schedule)
-    alpha, sigma = schedule.at(times)
-    low = np.floor(times).astype(int)
-    high = np.minimum(low + 1, schedule.T - 1)
-    if schedule.preserves_variance:
-        np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-14)
-        shown = [(np.log(alpha), np.log(np.maximum(schedule.alpha, 1e-99)))]
-    elif (schedule.alpha == 1).all():
-        assert (alpha == 1).all()
-        shown = [(np.log(sigma), np.log(schedule.sigma))]
-    else:
-        shown = [(alpha, schedule.alpha), (sigma, schedule.sigma)]
-    for got, table in shown:
-        line = table[low] + (times - low) * (table[high] - table[low])
-        np.testing.assert_allclose(got, line, rtol=1e-12, atol=1e-14)
+def test_between_times_a_process_goes_on_in_its_way():
+    for name, schedule in SCHEDULES.items():
+        times = between(schedule)
+        alpha, sigma = schedule.at(times)
+        low = np.floor(times).astype(int)
+        high = np.minimum(low + 1, schedule.T - 1)
+        if schedule.preserves_variance:
+            np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-14, err_msg=name)
+            shown = [(np.log(alpha), np.log(np.maximum(schedule.alpha, 1e-99)))]
+        elif (schedule.alpha == 1).all():
+            assert (alpha == 1).all()
+            shown = [(np.log(sigma), np.log(schedule.sigma))]
+        else:
+            shown = [(alpha, schedule.alpha), (sigma, schedule.sigma)]
+        for got, table in shown:
+            line = table[low] + (times - low) * (table[high] - table[low])
+            np.testing.assert_allclose(got, line, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
-@each_schedule
-def test_time_is_the_inverse_of_log_snr(schedule):
-    times = between(schedule)
-    log_snr = schedule.log_snr(times)
-    assert (np.diff(log_snr[np.argsort(times)]) < 0).all()
-    np.testing.assert_allclose(schedule.time(log_snr), times, rtol=0, atol=1e-9)
-    assert np.shape(schedule.time(log_snr[5])) == ()
-    whole = np.arange(schedule.T)
-    np.testing.assert_array_equal(schedule.time(schedule.log_snr(whole)), whole)
+def test_time_is_the_inverse_of_log_snr():
+    for name, schedule in SCHEDULES.items():
+        times = between(schedule)
+        log_snr = schedule.log_snr(times)
+        assert (np.diff(log_snr[np.argsort(times)]) < 0).all(), name
+        found = schedule.time(log_snr)
+        np.testing.assert_allclose(found, times, rtol=0, atol=1e-9, err_msg=name)
+        assert np.shape(schedule.time(log_snr[5])) == ()
+        whole = np.arange(schedule.T)
+        np.testing.assert_array_equal(schedule.time(schedule.log_snr(whole)), whole, name)
 
 
 def test_ends_are_infinitely_far():
@@ -98,26 +100,28 @@ def test_ends_are_infinitely_far():
     assert SCHEDULES["flow"].time(-900.0) == 999
 
 
-@each_schedule
-@pytest.mark.parametrize("beyond", [-2, -0.5, 0.5, 1, np.nan, np.inf, -np.inf])
-def test_other_times_are_refused(schedule, beyond):
-    T = schedule.T
-    t = beyond if beyond < 0 else T - 1 + beyond
-    for asked in (t, [0, t]):
-        with pytest.raises(ValueError, match=rf"t must be in 0 \.\. {T - 1}, or -1 for the data"):
-            schedule.at(asked)
+def test_other_times_are_refused(subtests):
+    for name, schedule in SCHEDULES.items():
+        last = schedule.T - 1
+        message = rf"t must be in 0 \.\. {last}, or -1 for the data"
+        for t in (-2, -0.5, last + 0.5, last + 1, np.nan, np.inf, -np.inf):
+            for asked in (t, [0, t]):
+                with subtests.test(name, t=asked), pytest.raises(ValueError, match=message):
+                    schedule.at(asked)
 
 
-@each_schedule
-def test_levels_that_it_never_has_are_refused(schedule):
-    first, last = schedule.log_snr([0, schedule.T - 1])
-    beyond = [first + 1e-3, np.inf, np.nan]
-    beyond += [] if last == -np.inf else [last - 1e-3, -np.inf]
-    for log_snr in beyond:
-        with pytest.raises(ValueError, match="log_snr must be in .*, the schedule's, got"):
-            schedule.time([log_snr, first])
-    assert schedule.time(first + 1e-12) == 0
-    assert last == -np.inf or schedule.time(last - 1e-12) == schedule.T - 1
+def test_levels_that_it_never_has_are_refused(subtests):
+    message = "log_snr must be in .*, the schedule's, got"
+    for name, schedule in SCHEDULES.items():
+        first, last = schedule.log_snr([0, schedule.T - 1])
+        beyond = [first + 1e-3, np.inf, np.nan]
+        beyond += [] if last == -np.inf else [last - 1e-3, -np.inf]
+        for log_snr in beyond:
+            with subtests.test(name, log_snr=log_snr):
+                with pytest.raises(ValueError, match=message):
+                    schedule.time([log_snr, first])
+        assert schedule.time(first + 1e-12) == 0, name
+        assert last == -np.inf or schedule.time(last - 1e-12) == schedule.T - 1, name
 
 
 def test_between_the_last_two_times_of_zero_snr_there_is_nothing():
@@ -135,26 +139,23 @@ def test_zero_terminal_snr_keeps_the_first_level_and_stretches_the_rest():
     np.testing.assert_allclose(slope, plain.alpha[0] / (plain.alpha[0] - plain.alpha[-1]))
 
 
-@pytest.mark.parametrize("name", ["exploding", "flow"])
-def test_only_a_preserving_schedule_is_stretched(name):
-    with pytest.raises(ValueError, match="only a variance-preserving schedule of two times"):
-        schedules.zero_terminal_snr(SCHEDULES[name])
-    with pytest.raises(ValueError, match="only a variance-preserving schedule of two times"):
-        schedules.zero_terminal_snr(schedules.from_betas([0.5]))
+def test_only_a_preserving_schedule_is_stretched(subtests):
+    one_time = schedules.from_betas([0.5])
+    for schedule in (SCHEDULES["exploding"], SCHEDULES["flow"], one_time):
+        message = "only a variance-preserving schedule of two times"
+        with subtests.test(T=schedule.T), pytest.raises(ValueError, match=message):
+            schedules.zero_terminal_snr(schedule)
 
 
-@pytest.mark.parametrize("shift", [0.1, 0.3, 1.0, 1.15, 1.7, 3.0, 12.0])
-def test_rectified_flow_is_a_straight_line_to_noise(shift):
-    schedule = schedules.rectified_flow(1000, shift)
-    np.testing.assert_allclose(schedule.alpha + schedule.sigma, 1, rtol=1e-15)
-    assert schedule.alpha[-1] == 0 and schedule.sigma[-1] == 1
-    s = np.arange(1, 1001) / 1000
-    # The shift multiplies the odds sigma / alpha.
-    np.testing.assert_allclose(
-        (schedule.sigma / schedule.alpha.clip(1e-300))[:-1],
-        shift * s[:-1] / (1 - s[:-1]),
-        rtol=1e-12,
-    )
+def test_rectified_flow_is_a_straight_line_to_noise():
+    s = np.arange(1, 1000) / 1000
+    for shift in (0.1, 0.3, 1.0, 1.15, 1.7, 3.0, 12.0):
+        schedule = schedules.rectified_flow(1000, shift)
+        close = partial(np.testing.assert_allclose, err_msg=f"shift {shift}")
+        close(schedule.alpha + schedule.sigma, 1, rtol=1e-15)
+        assert schedule.alpha[-1] == 0 and schedule.sigma[-1] == 1, shift
+        # The shift multiplies the odds sigma / alpha.
+        close((schedule.sigma[:-1] / schedule.alpha[:-1]), shift * s / (1 - s), rtol=1e-12)
 
 
 def test_variance_exploding_goes_from_its_least_to_its_largest():
@@ -175,39 +176,31 @@ def test_cumulative_products_and_betas_say_the_same():
     assert schedules.from_betas([0.1, 0.5, 1.0]).alpha[-1] == 0
 
 
-@pytest.mark.parametrize(
-    "abar", [[], 0.5, [[0.5]], [0.5, 0.5], [0.5, 0.6], [1.0, 0.5], [0.5, -0.1], [np.nan]], ids=str
-)
-def test_cumulative_products_that_are_none_are_refused(abar):
-    with pytest.raises(ValueError, match="alphas_cumprod must be a vector that decreases"):
-        schedules.from_alphas_cumprod(abar)
+def test_what_makes_no_schedule_is_refused(subtests):
+    def refuses(message, make, *arguments):
+        with subtests.test(make.__name__, arguments=arguments):
+            with pytest.raises(ValueError, match=message):
+                make(*arguments)
+
+    for abar in ([], 0.5, [[0.5]], [0.5, 0.5], [0.5, 0.6], [1.0, 0.5], [0.5, -0.1], [np.nan]):
+        message = "alphas_cumprod must be a vector that decreases"
+        refuses(message, schedules.from_alphas_cumprod, abar)
+    for betas in ([], [0.1, 0.0], [1.0, 0.1], [-0.1], [np.nan], [[0.1, 0.2]], 0.1):
+        refuses("betas must be", schedules.from_betas, betas)
+    for shift in (0, -1.0, np.nan):
+        message = f"shift is {shift}: it must be positive; 1 is none"
+        refuses(message, schedules.rectified_flow, 10, shift)
+    for ends in ((0, 80), (1, 1), (2, 1), (-1, 1), (np.nan, 1)):
+        message = "sigma_min and sigma_max must be 0 < least < largest"
+        refuses(message, schedules.variance_exploding, 10, *ends)
+    of_any_T = [schedules.sigmoid, schedules.variance_exploding, schedules.rectified_flow]
+    for make in (schedules.linear, schedules.scaled_linear, schedules.cosine, *of_any_T):
+        for T in (0, -5):
+            refuses(f"T is {T}: .*at least one", make, T)
+    assert [make(7).T for make in of_any_T] == [7, 7, 7]
 
 
-@pytest.mark.parametrize("shift", [0, -1.0, np.nan])
-def test_a_shift_is_positive(shift):
-    with pytest.raises(ValueError, match=f"shift is {shift}: it must be positive; 1 is none"):
-        schedules.rectified_flow(10, shift)
-
-
-@pytest.mark.parametrize("ends", [(0, 80), (1, 1), (2, 1), (-1, 1), (np.nan, 1)])
-def test_an_exploding_process_grows(ends):
-    with pytest.raises(ValueError, match="sigma_min and sigma_max must be 0 < least < largest"):
-        schedules.variance_exploding(10, *ends)
-
-
-@pytest.mark.parametrize(
-    "make", [schedules.sigmoid, schedules.variance_exploding, schedules.rectified_flow]
-)
-def test_these_have_times_too(make):
-    with pytest.raises(ValueError, match="T is 0: .*at least one"):
-        make(0)
-    assert make(7).T == 7
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_fingerprint_tells_a_schedule_from_others(name):
-    for other, schedule in SCHEDULES.items():
-        assert SCHEDULES[name].has(schedule.fingerprint) == (name == other)
+def test_a_fingerprint_tells_a_schedule_from_others():
     near = [
         schedules.linear(beta_end=0.0201),
         schedules.scaled_linear(beta_start=0.0009),
@@ -216,7 +209,9 @@ def test_a_fingerprint_tells_a_schedule_from_others(name):
         schedules.rectified_flow(shift=1.01),
         schedules.variance_exploding(sigma_max=81.0),
     ]
-    assert not any(SCHEDULES[name].has(schedule.fingerprint) for schedule in near)
+    for name, one in SCHEDULES.items():
+        assert [other for other, s in SCHEDULES.items() if one.has(s.fingerprint)] == [name]
+        assert not any(one.has(schedule.fingerprint) for schedule in near), name
 
 
 def test_a_fingerprint_knows_tables_of_lower_precision():

@@ -1,12 +1,15 @@
 """Order of convergence of every deterministic plan, against the flow solved to the last digits."""
 
+from collections.abc import Callable
 from functools import cache, partial
+from itertools import product
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import NOISY, padded
+from tables import NOISY, by_space
 
 from skipjax import grids, plans, schedules
 from skipjax.evaluation.exact import Mixture, reference
@@ -19,7 +22,77 @@ SCHEDULE = schedules.linear(20_000, beta_end=0.03)
 START, END = SCHEDULE.T - 1, 2000
 TARGET = Mixture([0.4, 0.3, 0.2, 0.1], [[1.0, 0.8], [-1.2, 0.6], [-0.5, -1.1], [0.9, -0.9]], 0.35)
 X = np.random.default_rng(0).normal(size=(16, 2))
-NFE = np.array([192, 384, 768, 1536])
+
+
+class Case(NamedTuple):
+    """A method that makes `calls` N + `more` calls for N times, and the order expected of it."""
+
+    write: Callable
+    order: int
+    calls: int = 1
+    more: int = 0
+    start: int = START
+    further: int = 0  # calls beyond those of the others
+
+
+def forms(names, options, order, calls=1):
+    """Methods by name, each with every one of some options."""
+    return {
+        f"{name} {chosen}": Case(partial(getattr(plans, name), **chosen), order, calls)
+        for name, chosen in product(names, options)
+    }
+
+
+HEUN, DIFFUSERS = {"solver_type": "heun"}, {"compat": "diffusers"}
+CATALOGUE = {
+    name: Case(method.write, method.order, method.calls, max(method.more, 0))
+    for name, method in METHODS.items()
+    if name not in NOISY
+}
+FORMS = {
+    **forms(("dpm_2m", "dpmpp_2m"), [HEUN], 2),
+    **forms(("dpm_2s", "dpmpp_2s"), [HEUN, {"r": 0.3}], 2, 2),
+    **forms(
+        ("dpm_3s", "dpmpp_3s"),
+        [HEUN, DIFFUSERS, {"r": (0.4, 2 / 3)}, {"r": (0.4, 2 / 3)} | HEUN],
+        3,
+        3,
+    ),
+    **forms(("dpm_3s", "dpmpp_3s"), [{"r": (0.4, 0.8)}, {"r": (0.4, 0.8)} | HEUN], 2, 3),
+    # Half a second derivative leaves order 2.
+    **forms(("dpm_3m", "dpmpp_3m"), [DIFFUSERS], 2),
+}
+UNIPC = {
+    f"{variant}, {space}, {p}, {corrector}": Case(
+        partial(plans.unipc, order=p, variant=variant, space=space, corrector=corrector),
+        p + corrector,
+    )
+    for (variant, space), p, corrector in product(
+        [("bh1", "x_0"), ("bh1", "eps"), ("bh2", "eps")], (1, 2, 3), (True, False)
+    )
+}
+LOWER_AT_THE_END = {
+    write.__name__: Case(partial(write, lower_order_final=True, **options), 2)
+    for write, options in [(plans.dpmpp_3m, {}), (plans.unipc, {"order": 3}), (plans.deis, {})]
+}
+# With a last step of order 1, and without.
+FAST = {
+    f"dpm_fast {space}, {further} more": Case(
+        partial(plans.dpm_fast, space=space), order, further=further
+    )
+    for space, (order, further) in product(("x_0", "eps"), [(2, 0), (3, 2)])
+}
+MIDWAY = {
+    f"{name} midway": Case(METHODS[name].write, limited, METHODS[name].calls, start=5000)
+    for name, limited in {
+        "dpmpp_2m": 2, "dpmpp_3m": 2, "deis_tab3": 2, "unipc_3": 3, "dpmpp_3s": 3
+    }.items()
+}  # fmt: skip
+CASES = CATALOGUE | FORMS | UNIPC | LOWER_AT_THE_END | FAST | MIDWAY
+FEW = (192, 384)
+MANY = (192, 384, 768, 1536)
+# What few calls do not show yet, and what takes long to write beside others of its kind.
+LATE = {"deis_log_rho3", "dpm_fast x_0, 0 more", "deis_tab1", "deis_tab2"}
 
 
 @jax.jit
@@ -34,94 +107,64 @@ def exact(start):
     return reference(TARGET.denoise, X, *levels, rtol=1e-13)
 
 
-def order(write, calls=1, more=0, *, start=START, nfes=NFE):
-    """How steeply the rms error falls with NFE: the slope over four grids even in log_snr."""
-    tables = []
-    for nfe in nfes:
-        num = (nfe - more) // calls
-        times = grids.uniform_log_snr(SCHEDULE, num + 1, start=start, last=END)
-        plan = write(SCHEDULE, times[:-1], end=END)
-        assert plan.nfe == nfe and not plan.noise.any()
-        tables.append(padded(plan, NFE[-1] + 2))
-    ends = run(jax.tree.map(lambda *columns: np.stack(columns), *tables), jnp.asarray(X))
-    errors = np.sqrt(np.mean(np.square(np.asarray(ends) - exact(start)), axis=(1, 2)))
-    slope = -np.polyfit(np.log(nfes), np.log(errors), 1)[0]
-    print(f"order {slope:.2f}: errors {errors}")
-    return slope
+def written(case, nfe):
+    num = (nfe - case.more) // case.calls
+    times = grids.uniform_log_snr(SCHEDULE, num + 1, start=case.start, last=END)
+    plan = case.write(SCHEDULE, times[:-1], end=END)
+    assert plan.nfe == nfe and not plan.noise.any()
+    return plan
 
 
-def about(order):
-    return pytest.approx(order, abs=0.15)
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOISY])
-def test_the_order_is_what_the_catalogue_says(float64, name):
-    method = METHODS[name]
-    assert order(method.write, method.calls, max(method.more, 0)) == about(method.order)
-
-
-@pytest.mark.parametrize("name", ["dpm_2m", "dpmpp_2m"])
-def test_2m_is_of_order_2_in_its_other_form(float64, name):
-    assert order(partial(getattr(plans, name), solver_type="heun")) == about(2)
-
-
-@pytest.mark.parametrize("name", ["dpm_2s", "dpmpp_2s"])
-@pytest.mark.parametrize("options", [{"solver_type": "heun"}, {"r": 0.3}], ids=str)
-def test_2s_is_of_order_2_in_its_other_forms(float64, name, options):
-    assert order(partial(getattr(plans, name), **options), calls=2) == about(2)
-
-
-@pytest.mark.parametrize("name", ["dpm_3s", "dpmpp_3s"])
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"solver_type": "heun"}, 3),
-        ({"compat": "diffusers"}, 3),
-        ({"r": (0.4, 2 / 3)}, 3),
-        ({"r": (0.4, 2 / 3), "solver_type": "heun"}, 3),
-        ({"r": (0.4, 0.8)}, 2),
-        ({"r": (0.4, 0.8), "solver_type": "heun"}, 2),
-    ],
-    ids=str,
+@pytest.fixture(
+    scope="module", params=[FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
 )
-def test_order_of_3s_in_its_other_forms(float64, name, options, expected):
-    assert order(partial(getattr(plans, name), **options), calls=3) == about(expected)
+def steeper(request, compiled_in_a_hurry):
+    """By how much an error falls more steeply with NFE than is expected, of every case: the slope
+    of the rms error over grids even in log_snr."""
+    nfes, errors = request.param, {}
+    chosen = [name for name in CASES if nfes is MANY or name not in LATE]
+    tables = {
+        (name, nfe): written(CASES[name], nfe + CASES[name].further)
+        for name, nfe in product(chosen, nfes)
+    }
+    with jax.enable_x64(True):
+        for names, stacked in by_space(tables, max(nfes) + 2):
+            for (name, nfe), ends in zip(names, run(stacked, jnp.asarray(X)), strict=True):
+                off = np.asarray(ends) - exact(CASES[name].start)
+                errors[name, nfe] = np.sqrt(np.mean(np.square(off)))
+
+    def slope(name):
+        logs = np.log([(nfe + CASES[name].further, errors[name, nfe]) for nfe in nfes])
+        return -np.polyfit(*logs.T, 1)[0]
+
+    return {name: slope(name) - CASES[name].order for name in chosen}
 
 
-@pytest.mark.parametrize("write", [plans.dpm_3m, plans.dpmpp_3m])
-def test_half_a_second_derivative_leaves_order_2(float64, write):
-    assert order(partial(write, compat="diffusers")) == about(2)
+def unexpected(steeper, cases):
+    return {name: off for name, off in steeper.items() if name in cases and not abs(off) < 0.15}
 
 
-@pytest.mark.parametrize("p", [1, 2, 3])
-@pytest.mark.parametrize("corrector", [True, False])
-@pytest.mark.parametrize(("variant", "space"), [("bh1", "x_0"), ("bh1", "eps"), ("bh2", "eps")])
-def test_unipc_is_of_order_p_plus_1_with_its_corrector(float64, p, corrector, variant, space):
-    write = partial(plans.unipc, order=p, variant=variant, space=space, corrector=corrector)
-    assert order(write) == about(p + corrector)
+def test_the_order_is_what_the_catalogue_says(steeper):
+    assert not unexpected(steeper, CATALOGUE)
 
 
-@pytest.mark.parametrize("write", [plans.dpmpp_3m, plans.unipc, plans.deis])
-def test_going_down_to_order_1_at_the_end_leaves_order_2(float64, write):
-    options = {} if write is plans.dpmpp_3m else {"order": 3}
-    assert order(partial(write, lower_order_final=True, **options)) == about(2)
+def test_other_forms_of_dpm_solver_are_of_their_order(steeper):
+    assert not unexpected(steeper, FORMS)
 
 
-@pytest.mark.parametrize("space", ["x_0", "eps"])
-def test_dpm_fast_is_of_order_3_without_a_last_step_of_order_1(float64, space):
-    write = partial(plans.dpm_fast, space=space)
-    assert plans.fast_orders(NFE[0])[-1] == 1 and plans.fast_orders(NFE[0] + 2)[-1] == 2
-    assert order(write) == about(2)
-    assert order(write, nfes=NFE + 2) == about(3)
+def test_unipc_is_of_order_p_plus_1_with_its_corrector(steeper):
+    assert not unexpected(steeper, UNIPC)
 
 
-@pytest.mark.parametrize(
-    ("name", "limited"),
-    [("dpmpp_2m", 2), ("dpmpp_3m", 2), ("deis_tab3", 2), ("unipc_3", 3), ("dpmpp_3s", 3)],
-)
-def test_a_first_step_of_order_1_limits_multistep_methods_that_start_midway(
-    float64, name, limited
-):
+def test_going_down_to_order_1_at_the_end_leaves_order_2(steeper):
+    assert not unexpected(steeper, LOWER_AT_THE_END)
+
+
+def test_dpm_fast_is_of_order_3_without_a_last_step_of_order_1(steeper):
+    assert plans.fast_orders(MANY[0])[-1] == 1 and plans.fast_orders(MANY[0] + 2)[-1] == 2
+    assert not unexpected(steeper, FAST)
+
+
+def test_a_first_step_of_order_1_limits_multistep_methods_that_start_midway(steeper):
     # From nearly pure noise x_0 and eps hardly change at first, and it does not show.
-    method = METHODS[name]
-    assert order(method.write, method.calls, start=5000) == about(limited)
+    assert not unexpected(steeper, MIDWAY)

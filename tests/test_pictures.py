@@ -11,6 +11,7 @@ from skipjax.denoisers import Prediction, clip, from_eps
 from skipjax.models import UNet, UNetConfig
 from skipjax.sampling import gaussian, integrate, starting_noise
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 ID, SHAPE = 7, (8, 8, 3)
 PLAN = plans.skipped(schedules.linear(), 250, cutoff=400)
 NETWORK = UNet(
@@ -43,6 +44,14 @@ BATCHES = {
     "over_8_devices": lambda: (over_all_devices(keys_of(range(64))), ID),
     "over_8_devices_elsewhere": lambda: (over_all_devices(keys_of([0] * 31 + [ID])), 31),
 }
+QUICK = ("alone", "over_8_devices_elsewhere")
+each_batch = pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(batch, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, batch in BATCHES.items()
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,7 @@ def test_there_are_8_devices():
     assert len(over_all_devices(jnp.zeros(8)).sharding.device_set) == 8
 
 
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@each_batch
 def test_noise_of_a_picture_is_bit_equal(batch):
     keys, place = batch()
     key = jax.random.fold_in(jax.random.key(5), ID)
@@ -95,7 +104,7 @@ def test_noise_of_a_picture_is_bit_equal(batch):
     assert (step[place] == gaussian(jax.random.fold_in(key, 1)[None], SHAPE, jnp.float32)[0]).all()
 
 
-@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@each_batch
 def test_a_picture_is_the_same_to_float_tolerance(sample, alone, batch):
     keys, place = batch()
     out = sample(keys)

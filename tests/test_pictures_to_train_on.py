@@ -51,22 +51,24 @@ def test_pictures_are_cut_scaled_and_put_on_white_where_that_is_asked(tmp_path):
     assert (clear == 255).all() and (wide == RED).all()
 
 
-@pytest.mark.parametrize(
-    ("files", "match"),
-    [
-        ({}, "holds no picture"),
-        ({"a.png": {}, "b.png": {"size": (9, 9)}}, "not squares of one size .*1 of 8 x 8"),
-        ({"a.png": {"size": (9, 8)}}, "not squares"),
-        ({"a.png": {}, "b.png": {"mode": "L"}}, "mode 1 RGB, 1 L: say RGB or L"),
-        ({"a.png": {"mode": "RGBA"}}, "mode 1 RGBA"),
-        ({"a.png": {}, "dogs/b.png": {}}, "1 pictures beside the folders dogs"),
-    ],
-)
-def test_folders_that_cannot_be_learnt_from(tmp_path, files, match):
-    for name, about in files.items():
-        save(tmp_path / name, **about)
-    with pytest.raises(ValueError, match=match):
-        sources.read(str(tmp_path))
+REFUSED = [
+    ({}, "holds no picture"),
+    ({"a.png": {}, "b.png": {"size": (9, 9)}}, "not squares of one size .*1 of 8 x 8"),
+    ({"a.png": {"size": (9, 8)}}, "not squares"),
+    ({"a.png": {}, "b.png": {"mode": "L"}}, "mode 1 RGB, 1 L: say RGB or L"),
+    ({"a.png": {"mode": "RGBA"}}, "mode 1 RGBA"),
+    ({"a.png": {}, "dogs/b.png": {}}, "1 pictures beside the folders dogs"),
+]
+
+
+def test_folders_that_cannot_be_learnt_from(tmp_path, subtests):
+    for i, (files, match) in enumerate(REFUSED):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        for name, about in files.items():
+            save(folder / name, **about)
+        with subtests.test(match), pytest.raises(ValueError, match=match):
+            sources.read(str(folder))
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path):

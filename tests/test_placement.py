@@ -1,6 +1,7 @@
 """Where weights and pictures lie on a mesh, and that the pictures are the same wherever."""
 
 import re
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from compiling import in_a_hurry
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import skipjax
@@ -31,9 +33,8 @@ def put(tree, mesh):
     return jax.device_put(tree, placement.shardings(mesh, tree))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shape"),
-    [
+def test_a_mesh_has_pictures_along_one_axis_and_weights_along_the_other(subtests):
+    for arguments, shape in [
         ({}, (8, 1)),
         ({"model": 4}, (2, 4)),
         ({"model": 8}, (1, 8)),
@@ -41,37 +42,31 @@ def put(tree, mesh):
         ({"data": 3}, (3, 1)),
         ({"devices": DEVICES[5:]}, (3, 1)),
         ({"data": 1, "model": 3, "devices": DEVICES[4:]}, (1, 3)),
-    ],
-    ids=str,
-)
-def test_a_mesh_has_pictures_along_one_axis_and_weights_along_the_other(arguments, shape):
-    mesh = placement.mesh(**arguments)
-    assert mesh.axis_names == ("data", "model") and mesh.devices.shape == shape
-    assert mesh.axis_types == (AxisType.Auto,) * 2
-    among = arguments.get("devices", DEVICES)[: mesh.size]
-    assert set(mesh.devices.flat) == set(among)
+    ]:
+        with subtests.test(arguments):
+            mesh = placement.mesh(**arguments)
+            assert mesh.axis_names == ("data", "model") and mesh.devices.shape == shape
+            assert mesh.axis_types == (AxisType.Auto,) * 2
+            among = arguments.get("devices", DEVICES)[: mesh.size]
+            assert set(mesh.devices.flat) == set(among)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_a_mesh_needs_devices_enough(subtests):
+    for arguments, message in [
         ({"model": 3}, "model is 3, and 8 devices do not divide by it: say data too"),
         ({"model": 9}, "model is 9: it must be a whole number in 1 .. 8"),
         ({"model": 0}, "model is 0: it must be a whole number in 1 .. 8"),
         ({"data": 3, "model": 4}, "data is 3: it must be a whole number in 1 .. 2"),
         ({"data": 2, "devices": DEVICES[:1]}, "data is 2: it must be a whole number in 1 .. 1"),
         ({"data": 1.0}, "data is 1.0: it must be a whole number in 1 .. 8"),
-    ],
-    ids=str,
-)
-def test_a_mesh_needs_devices_enough(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        placement.mesh(**arguments)
+    ]:
+        with subtests.test(arguments), pytest.raises(ValueError, match=re.escape(message)):
+            placement.mesh(**arguments)
 
 
-@pytest.mark.parametrize(
-    ("shape", "axes"),
-    [
+def test_weights_are_split_along_the_largest_axis_that_divides_the_last_of_equals(subtests):
+    mesh = placement.mesh(model=4)
+    for shape, axes in [
         ((3, 3, 64, 128), (None, None, None, "model")),
         ((3, 3, 128, 64), (None, None, "model", None)),
         ((64, 64), (None, "model")),
@@ -84,14 +79,11 @@ def test_a_mesh_needs_devices_enough(arguments, message):
         ((), ()),
         ((0, 4), (None, "model")),
         ((0,), (None,)),
-    ],
-    ids=str,
-)
-def test_weights_are_split_along_the_largest_axis_that_divides_the_last_of_equals(shape, axes):
-    mesh = placement.mesh(model=4)
-    assert placement.split(mesh, shape) == named(mesh, *axes)
-    whole = placement.split(placement.mesh(), shape)
-    assert whole.is_fully_replicated
+    ]:
+        with subtests.test(shape):
+            assert placement.split(mesh, shape) == named(mesh, *axes)
+            whole = placement.split(placement.mesh(), shape)
+            assert whole.is_fully_replicated
 
 
 def test_a_mesh_without_an_axis_for_weights_splits_none():
@@ -128,22 +120,24 @@ def test_a_prefix_goes_through_a_network():
     put(params, mesh)
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("data", "sharding holds a str: it must be a Sharding, a Mesh, a function from a shape"),
-        (8, "sharding holds a int: it must be a Sharding"),
-        ({"a": "data", "b": SingleDeviceSharding(DEVICES[0])}, "sharding holds a str"),
-        ({"a": SingleDeviceSharding(DEVICES[0])}, "does not have the structure of the weights"),
-        ([SingleDeviceSharding(DEVICES[0])] * 2, "does not have the structure of the weights"),
-        (lambda shape: P("model"), "sharding holds a P"),
-        (lambda shape: None, "sharding holds a NoneType"),
-    ],
-    ids=["text", "number", "leaf", "missing", "list", "function", "nothing"],
-)
-def test_another_kind_of_placement_is_refused(kind, message):
-    with pytest.raises(ValueError, match=message):
-        placement.shardings(kind, LIKE)
+def test_another_kind_of_placement_is_refused(subtests):
+    on_one, kinds = SingleDeviceSharding(DEVICES[0]), "it must be a Sharding"
+    other = "sharding does not have the structure of the weights"
+    for name, kind, message in [
+        (
+            "text",
+            "data",
+            "sharding holds a str: it must be a Sharding, a Mesh, a function from a shape",
+        ),
+        ("number", 8, f"sharding holds a int: {kinds}"),
+        ("leaf", {"a": "data", "b": on_one}, "sharding holds a str"),
+        ("missing", {"a": on_one}, other),
+        ("list", [on_one] * 2, other),
+        ("function", lambda shape: P("model"), "sharding holds a P"),
+        ("nothing", lambda shape: None, "sharding holds a NoneType"),
+    ]:
+        with subtests.test(name), pytest.raises(ValueError, match=message):
+            placement.shardings(kind, LIKE)
 
 
 def test_pictures_lie_over_all_axes_that_no_weight_is_split_over():
@@ -163,14 +157,16 @@ def test_pictures_lie_over_all_axes_that_no_weight_is_split_over():
     assert placement.pictures(mesh) == named(mesh, ("data", "model"))
 
 
-@pytest.mark.parametrize("num", [1, 5, 8, 11, 16])
-def test_the_last_picture_is_repeated_to_fill_the_devices(num):
+def test_the_last_picture_is_repeated_to_fill_the_devices(subtests):
     over = placement.pictures(placement.mesh())
-    for array in (np.arange(num), jnp.arange(num * 2).reshape(num, 2)):
-        spread = placement.spread(array, over)
-        assert spread.sharding == over and len(spread) == -(-num // 8) * 8
-        np.testing.assert_array_equal(spread[:num], array)
-        assert (spread[num:] == array[-1:]).all()
+    for num in (1, 5, 8, 11, 16):
+        for array in (np.arange(num), jax.device_put(np.arange(num * 2).reshape(num, 2))):
+            with subtests.test(num=num, kind=type(array)):
+                spread = placement.spread(array, over)
+                assert spread.sharding == over and len(spread) == -(-num // 8) * 8
+                array, spread = np.asarray(array), np.asarray(spread)
+                np.testing.assert_array_equal(spread[:num], array)
+                assert (spread[num:] == array[-1:]).all()
 
 
 def test_the_mesh_of_weights_is_found_where_there_is_one():
@@ -180,6 +176,15 @@ def test_the_mesh_of_weights_is_found_where_there_is_one():
     on_one = jax.device_put(LIKE, placement.replicated(placement.mesh(1)))
     for tree in ({}, LIKE, jnp.zeros(3), on_one):
         assert placement.mesh_of(tree) is None
+
+
+def test_explicit_axes_become_those_that_the_compiler_follows():
+    tree = {"a": jax.device_put(np.ones((8, 4)), named(own_mesh(AxisType.Explicit), "x"))}
+    tree |= {"b": np.zeros(3), "c": jax.device_put(np.ones(8), named(own_mesh(), "y"))}
+    moved = placement.automatic(tree)
+    assert moved["a"].sharding == named(own_mesh(), "x")
+    assert moved["b"] is tree["b"] and moved["c"] is tree["c"]
+    jax.tree.map(np.testing.assert_array_equal, moved, tree)
 
 
 IDS = np.arange(5)
@@ -208,20 +213,19 @@ def test_devices_that_are_asked_for_win_over_the_mesh_of_the_weights():
         assert leaf.devices() == set(DEVICES[6:])
 
 
-WHERE = {
-    "over_8_devices": lambda tree: jax.device_put(tree, placement.replicated(placement.mesh())),
-    "split_by_4_over_2": lambda tree: put(tree, placement.mesh(model=4)),
-    "split_by_8": lambda tree: put(tree, placement.mesh(model=8)),
-}
-
-
 def calm(schedule):
     """Where there is more noise, networks of no meaning blow rounding up, and CPUs differ."""
     return plans.ddpm(schedule, [400, 300, 200, 20])
 
 
 @pytest.fixture(scope="module")
-def plain():
+def way(request):
+    with request.param():
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(way):
     params = tiny.pretrained()
     plan = calm(params.schedule)
 
@@ -232,7 +236,7 @@ def plain():
 
 
 @pytest.fixture(scope="module")
-def guided():
+def guided(way):
     """Pictures that are enlarged and guided by a classifier."""
     both = tiny.upsampler(), tiny.classifier(image_size=16)
     plan = calm(both[0].schedule)
@@ -253,21 +257,41 @@ def same_everywhere(run, where):
     np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
+def over_8_devices(tree):
+    return jax.device_put(tree, placement.replicated(placement.mesh()))
+
+
+def split_by_4_over_2(tree):
+    return put(tree, placement.mesh(model=4))
+
+
+def split_by_8(tree):
+    return put(tree, placement.mesh(model=8))
+
+
+def of_other_names(kind):
+    def split(shape):
+        return named(own_mesh(kind), "y" if shape[0] % 4 == 0 else None)
+
+    return lambda tree: put(tree, split)
+
+
+def places(quick, hurried, as_ever=()):
+    """Where to put weights: at once, in time, and in time by the programs that people run."""
+    slow = [(in_a_hurry, where) for where in hurried] + [(nullcontext, where) for where in as_ever]
+    params = [(in_a_hurry, where) for where in quick]
+    params += [pytest.param(*both, marks=pytest.mark.slow) for both in slow]
+    return pytest.mark.parametrize(("way", "where"), params, indirect=["way"])
+
+
+AUTO, EXPLICIT = of_other_names(AxisType.Auto), of_other_names(AxisType.Explicit)
+
+
+@places([split_by_4_over_2], [split_by_8, AUTO, EXPLICIT], [over_8_devices, split_by_4_over_2])
 def test_pictures_are_the_same_wherever_weights_lie(plain, where):
     same_everywhere(plain, where)
 
 
-@pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
+@places([], [over_8_devices, split_by_4_over_2, split_by_8])
 def test_guided_and_enlarged_pictures_are_the_same_wherever_weights_lie(guided, where):
     same_everywhere(guided, where)
-
-
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_pictures_are_the_same_on_a_mesh_of_other_names(plain, kind):
-    mesh = own_mesh(kind)
-
-    def split(shape):
-        return named(mesh, "y" if shape[0] % 4 == 0 else None)
-
-    same_everywhere(plain, lambda tree: put(tree, split))

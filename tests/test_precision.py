@@ -1,13 +1,15 @@
 """What the networks compute in which precision, and what they keep for the backward pass."""
 
 from dataclasses import replace
+from functools import cache, partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxprs import every_equation
-from reference import CASES, Case, random_params
+from reference import HURRY, random_params
 
 from skipjax.models import ClassifierConfig, UNetConfig, example, network, param_shapes
 
@@ -41,16 +43,30 @@ CONFIGS = {
     "spatial": replace(CLASSIFIER, pool="spatial"),
     "spatial_v2": replace(CLASSIFIER, pool="spatial_v2"),
 }
-HALVES = [jnp.bfloat16, jnp.float16]
-each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+# Wide convolutions are loops on CPUs, in which equations go without the layer's name.
+NARROW = {name: replace(config, channel_mult=(1, 1)) for name, config in CONFIGS.items()}
+BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
+# Name of a config, what the blocks compute in, what params are of.
+FEW = [(name, BF16, F32) for name in ("unet", "unet_scale_shift", "attention", "spatial_v2")]
+HALF_PARAMS = [(name, BF16, BF16) for name in ("unet_scale_shift", "attention")]
+LAYERS = product(CONFIGS, (BF16, F16), (False, True))
+LAYERS = [(name, dtype, dtype if half else F32) for name, dtype, half in LAYERS]
 # Layers that compute in float32 however the blocks do: embeddings, and what follows the blocks.
 FLOAT32 = {"time_embed_0", "time_embed_2", "emb_layers_1", "out_0", "out_2", "out_3"}
 FLOAT32 |= {"qkv_proj", "c_proj"}
 
+KEY = jax.random.key(0)
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
+def of_configs(few, every, configs=CONFIGS):
+    """Narrow networks of some settings, and every setting where time is taken."""
+    some = [(NARROW[name], *dtypes) for name, *dtypes in few]
+    rest = [(configs[name], *dtypes) for name, *dtypes in every]
+    params = pytest.param(some, id="few"), pytest.param(rest, id="every", marks=pytest.mark.slow)
+    return pytest.mark.parametrize("settings", params)
 
 
+@cache
 def traced(config, dtype, params_dtype=jnp.float32):
     """The equations of the network; those of a layer carry its name."""
 
@@ -68,72 +84,62 @@ def named(equation):
     return str(equation.source_info.name_stack).split("/")
 
 
-@each_config
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("half_params", [False, True])
-def test_layers_multiply_in_the_precision_that_they_are_for(config, dtype, half_params):
-    # Wide convolutions are loops on CPUs, in which equations go without the layer's name.
-    config = replace(config, channel_mult=(1, 1))
-    seen, params_dtype = {}, dtype if half_params else jnp.float32
-    for equation in traced(config, dtype, params_dtype):
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-            seen[named(equation)[-1]] = equation.invars[0].aval.dtype
-            assert {v.aval.dtype for v in equation.invars} == {equation.invars[0].aval.dtype}
-    layers = {path[-2].key for path, leaf in leaves(config) if path[-1].key == "kernel"}
-    assert layers <= set(seen)
-    for layer in layers:
-        assert seen[layer] == (jnp.float32 if layer in FLOAT32 else dtype), layer
-
-
 def leaves(config):
     return jax.tree_util.tree_leaves_with_path(param_shapes(config))
 
 
-@each_config
-@pytest.mark.parametrize("params_dtype", [jnp.float32, jnp.bfloat16])
-def test_norms_softmax_and_sinusoids_are_float32(config, params_dtype):
-    equations = traced(config, jnp.bfloat16, params_dtype)
-    ours = {"rsqrt": 0, "exp": 0, "cos": 0, "sin": 0, "reduce_sum": 0}
-    for equation in equations:
-        if (kind := equation.primitive.name) in ours:
-            ours[kind] += 1
-            # Down is a mean of 4 pixels that the blocks take in their own precision.
-            if kind != "reduce_sum" or equation.params["axes"] != (2, 4):
-                assert equation.invars[0].aval.dtype == jnp.float32, equation
-    norms = sum(path[-1].key == "scale" for path, _ in leaves(config))
-    assert ours["rsqrt"] == norms and min(ours.values()) > 0
+@of_configs(FEW + HALF_PARAMS, LAYERS, NARROW)
+def test_layers_multiply_in_the_precision_that_they_are_for(settings, subtests):
+    for config, dtype, params_dtype in settings:
+        seen = {}
+        with subtests.test(config=config, dtype=dtype, params_dtype=params_dtype):
+            for equation in traced(config, dtype, params_dtype):
+                if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+                    seen[named(equation)[-1]] = equation.invars[0].aval.dtype
+                    assert len({v.aval.dtype for v in equation.invars}) == 1
+            layers = {path[-2].key for path, _ in leaves(config) if path[-1].key == "kernel"}
+            assert layers <= set(seen)
+            for layer in layers:
+                assert seen[layer] == (jnp.float32 if layer in FLOAT32 else dtype), layer
 
 
-@each_config
-@pytest.mark.parametrize("params_dtype", HALVES)
-def test_norms_multiply_by_their_params_in_float32(config, params_dtype):
-    scales = 0
-    for equation in traced(config, jnp.bfloat16, params_dtype):
-        layer = named(equation)[-1]
-        if equation.primitive.name in ("mul", "add") and layer in ("norm", "in_layers_0", "out_0"):
-            scales += 1
-            assert equation.outvars[0].aval.dtype in (jnp.float32, jnp.int32), equation
-    assert scales
+@of_configs(FEW + HALF_PARAMS, product(CONFIGS, [BF16], [F32, BF16]))
+def test_norms_softmax_and_sinusoids_are_float32(settings, subtests):
+    for setting in settings:
+        ours = {"rsqrt": 0, "exp": 0, "cos": 0, "sin": 0, "reduce_sum": 0}
+        with subtests.test(setting):
+            for equation in traced(*setting):
+                if (kind := equation.primitive.name) in ours:
+                    ours[kind] += 1
+                    # Down is a mean of 4 pixels that the blocks take in their own precision.
+                    if kind != "reduce_sum" or equation.params["axes"] != (2, 4):
+                        assert equation.invars[0].aval.dtype == jnp.float32, equation
+            norms = sum(path[-1].key == "scale" for path, _ in leaves(setting[0]))
+            assert ours["rsqrt"] == norms and min(ours.values()) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet_a", "unet_c", "classifier_f", "classifier_g"])
-def test_params_of_half_precision_are_cast_up_where_it_counts(goldens, name):
-    # These weights are bfloat16 numbers: only arithmetic in bfloat16 could change the result.
-    case = Case(goldens / CASES[name])
-    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), case.params)
-    for dtype in (jnp.float32, jnp.bfloat16):
-        expected = case.run(dtype=dtype)
-        out = case.run(dtype=dtype, params=half)
-        assert out.dtype == jnp.float32
-        np.testing.assert_array_equal(out, expected)
+@of_configs(HALF_PARAMS, product(CONFIGS, [BF16], [BF16, F16]))
+def test_norms_multiply_by_their_params_in_float32(settings, subtests):
+    norms = ("norm", "in_layers_0", "out_0")
+    for setting in settings:
+        scales = 0
+        with subtests.test(setting):
+            for equation in traced(*setting):
+                if equation.primitive.name in ("mul", "add") and named(equation)[-1] in norms:
+                    scales += 1
+                    out = equation.outvars[0].aval.dtype
+                    assert out in (jnp.float32, jnp.int32), equation
+            assert scales
 
 
-@each_config
-def test_params_are_made_in_float32(config):
-    made = jax.eval_shape(network(config, jnp.bfloat16).init, jax.random.key(0), *example(config))
-    assert made["params"] == param_shapes(config)
-    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
+@of_configs(FEW, product(CONFIGS, [BF16], [F32]))
+def test_params_are_made_in_float32(settings, subtests):
+    for config, dtype, _ in settings:
+        with subtests.test(config):
+            init = network(config, dtype).init
+            made = jax.eval_shape(init, jax.random.key(0), *example(config))
+            assert made["params"] == param_shapes(config)
+            assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
 
 
 @pytest.mark.slow
@@ -148,7 +154,7 @@ def test_recomputed_blocks_give_the_same_numbers(config):
     def gradients(remat):
         net = network(config, remat=remat)
 
-        @jax.jit
+        @partial(jax.jit, compiler_options=HURRY)
         def evaluate(params, x):
             def loss(params, x):
                 rngs = {"dropout": key}
@@ -171,25 +177,44 @@ def test_recomputed_blocks_give_the_same_numbers(config):
     )
 
 
-@pytest.mark.parametrize("config", [CONFIGS["unet_scale_shift"], CONFIGS["attention"]])
+def some_of(name, **changes):
+    return replace(CONFIGS[name], num_res_blocks=0, **changes)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        some_of("attention", channel_mult=(1,)),
+        pytest.param(some_of("unet_scale_shift"), marks=pytest.mark.slow),
+        pytest.param(some_of("attention"), marks=pytest.mark.slow),
+    ],
+)
 def test_recomputed_blocks_start_from_the_same_params(config):
-    config = replace(config, num_res_blocks=0)
     plain, same = (
-        jax.jit(network(config, remat=remat).init)(jax.random.key(0), *example(config))
+        jax.jit(network(config, remat=remat).init, compiler_options=HURRY)(KEY, *example(config))
         for remat in (False, True)
     )
     jax.tree.map(np.testing.assert_array_equal, plain, same)
 
 
-@each_config
-def test_every_block_is_recomputed(config):
-    net, inputs = network(config, remat=True), example(config)
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(("unet_scale_shift", "attention"), id="few"),
+        pytest.param(CONFIGS, id="every", marks=pytest.mark.slow),
+    ],
+)
+def test_every_block_is_recomputed(names, subtests):
+    for name in names:
+        config = CONFIGS[name]
+        net, inputs = network(config, remat=True), example(config)
 
-    def loss(params, x):
-        return net.apply({"params": params}, x, *inputs[1:]).sum()
+        def loss(params, x, net=net, inputs=inputs):
+            return net.apply({"params": params}, x, *inputs[1:]).sum()
 
-    jaxpr = jax.make_jaxpr(loss)(param_shapes(config), inputs[0]).jaxpr
-    recomputed = [e for e in every_equation(jaxpr) if "remat" in e.primitive.name]
-    kinds = {"emb_layers_1", "qkv"}
-    blocks = {path[0].key for path, _ in leaves(config) if kinds & {part.key for part in path}}
-    assert len(recomputed) == len(blocks) > 4
+        with subtests.test(name):
+            jaxpr = jax.make_jaxpr(loss)(param_shapes(config), inputs[0]).jaxpr
+            recomputed = [e for e in every_equation(jaxpr) if "remat" in e.primitive.name]
+            kinds, params = {"emb_layers_1", "qkv"}, leaves(config)
+            blocks = {path[0].key for path, _ in params if kinds & {part.key for part in path}}
+            assert len(recomputed) == len(blocks) > 4

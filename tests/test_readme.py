@@ -15,6 +15,7 @@ import yaml
 from skipjax import cli, jobs
 from skipjax.cli import generate as commands
 
+pytestmark = pytest.mark.usefixtures("work")
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```(bash|yaml)\n(.*?)```", README, re.DOTALL))
 LINES = re.findall(r"^(?:    |exec )(skipjax generate .*)$", README, re.MULTILINE)
@@ -24,13 +25,14 @@ POD = yaml.safe_load(BLOCKS["yaml"])["spec"]
 CONTAINER = POD["template"]["spec"]["containers"][0]
 
 
-@pytest.mark.parametrize("line", [*LINES, shlex.join(CONTAINER["command"])])
-def test_lines_are_taken(line, monkeypatch):
+def test_lines_are_taken(monkeypatch, subtests):
     taken = []
     monkeypatch.setattr(commands.Generate, "__call__", lambda command: taken.append(command))
-    arguments = shlex.split(line.replace("...", "--out run"))[1:]
-    cli.main(arguments)
-    assert taken[0].job.num == 50000 and taken[0].out
+    for line in (*LINES, shlex.join(CONTAINER["command"])):
+        with subtests.test(line):
+            cli.main(shlex.split(line.replace("...", "--out run"))[1:])
+            assert taken[-1].job.num == 50000 and taken[-1].out
+    assert len(taken) == len(LINES) + 1
 
 
 def test_every_option_in_the_text_is_one(capsys):
@@ -43,6 +45,11 @@ def test_every_option_in_the_text_is_one(capsys):
     text = text.replace(BLOCKS["bash"], "").replace(BLOCKS["yaml"], "")
     slurms, gclouds = {"--requeue"}, {"--worker", "--command"}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known | slurms | gclouds
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def small(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
-def test_the_workers_of_a_cluster_draw_a_whole_job(small, tmp_path, cluster):
+def test_the_workers_of_a_cluster_draw_a_whole_job(small, cache, tmp_path, cluster):
     """Each as Slurm or Kubernetes would start it."""
     index, script = "SLURM_ARRAY_TASK_ID", BLOCKS["bash"]
     if cluster == "kubernetes":
@@ -75,7 +82,8 @@ def test_the_workers_of_a_cluster_draw_a_whole_job(small, tmp_path, cluster):
         assert POD["completionMode"] == "Indexed" and POD["completions"] == 32
         script = script.replace("--steal ", "")  # one after the other
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    env |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "SLURM_ARRAY_TASK_COUNT": "2"}
+    env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "SLURM_ARRAY_TASK_COUNT": "2"}
+    env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     for i in range(2):
         line = ["bash", "-c", small(script)]
         done = subprocess.run(line, env=env | {index: str(i)}, capture_output=True, text=True)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import released_files
 import tiny
+from compiling import in_a_hurry
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from reference import CASES, Case
 
 import skipjax
 from skipjax import placement
 from skipjax.models import param_shapes
-from skipjax.weights import cards, torch_file
+from skipjax.weights import cards, folders, torch_file
 
 KEY = jax.random.key(5)
 DEVICES = jax.local_devices()
@@ -55,45 +57,68 @@ def zeros(unet):
     return skipjax.Pretrained(params, skipjax.Spec("zeros", unet))
 
 
+def rounded(loaded, stored, kept="float32"):
+    """The same after it was stored in one dtype and kept in another."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(stored)).astype(kept), loaded)
+
+
 @each_suffix
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_weights_are_those_of_the_file(tmp_path, net, guide, suffix, dtype):
-    for written in (net, guide):
-        path = tmp_path / f"{written.spec.name}.{suffix}"
-        loaded = skipjax.load(released_files.write(path, written, dtype))
-        assert type(loaded) is type(written)
-        assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
-        rounded = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), written)
-        same(loaded, rounded)
+def test_weights_are_those_of_the_file(tmp_path, net, guide, suffix, subtests):
+    for dtype in ("float32", "float16", "bfloat16", "float64"):
+        (tmp_path / dtype).mkdir()
+        for written in (net, guide):
+            path = tmp_path / dtype / f"{written.spec.name}.{suffix}"
+            with subtests.test(dtype=dtype, file=path.name):
+                loaded = skipjax.load(released_files.write(path, written, dtype))
+                assert type(loaded) is type(written)
+                assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
+                same(loaded, rounded(written, dtype))
 
 
-@pytest.mark.parametrize("dtype", ["float32", jnp.bfloat16, np.float16, jnp.dtype("bfloat16")])
-def test_weights_are_kept_in_the_dtype_that_is_asked_for(tmp_path, net, dtype):
+def test_weights_are_kept_in_the_dtype_that_is_asked_for(tmp_path, net, subtests):
     path = released_files.write(tmp_path / "tiny.pt", net)
-    loaded = skipjax.load(path, dtype=dtype)
-    same(loaded, jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), net))
-    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(dtype)}
+    for dtype in ("float32", jnp.bfloat16, np.float16, jnp.dtype("bfloat16")):
+        with subtests.test(dtype):
+            loaded = skipjax.load(path, dtype=dtype)
+            same(loaded, rounded(net, dtype, jnp.dtype(dtype)))
+            assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(dtype)}
 
 
+def test_every_kind_of_file_gives_guided_diffusions_weights(tmp_path, goldens, subtests):
+    case = Case(goldens / CASES["unet_c"])
+    known = skipjax.Pretrained(case.params, skipjax.Spec("golden", case.config, variance="small"))
+    (tmp_path / "golden").mkdir()
+    folders.save(tmp_path / "golden", case.params, released_files.card(known), np.float32)
+    for file in ("golden.pt", "golden.safetensors", "golden"):
+        path, config = tmp_path / file, None
+        if file != "golden":
+            released_files.write_arrays(path, case.state_dict)
+            config = case.config
+        with subtests.test(file):
+            same(skipjax.load(path, config=config), known)
+
+
+@pytest.mark.slow
 def test_pictures_are_those_of_the_same_weights(tmp_path, net, guide):
     loaded = [
         skipjax.load(released_files.write(tmp_path / file, written))
         for file, written in {"tiny.pt": net, "tiny_classifier.safetensors": guide}.items()
     ]
-    pictures, others = (
-        skipjax.sample(
-            params, KEY, steps="3", num=2, classifier=by, guidance=2.0, devices=DEVICES[:1]
+    settings = {"steps": "3", "num": 2, "guidance": 2.0, "devices": DEVICES[:1]}
+    with in_a_hurry():
+        pictures, others = (
+            skipjax.sample(params, KEY, classifier=by, **settings)
+            for params, by in (loaded, (net, guide))
         )
-        for params, by in (loaded, (net, guide))
-    )
     assert pictures.shape == (2, 8, 8, 3)
     np.testing.assert_array_equal(pictures, others)
 
 
-@pytest.mark.parametrize("file", ["tiny.pt", "tiny.safetensors", "tiny_ema.pt", "tiny_ema.pth"])
-def test_a_card_is_found_by_any_of_its_file_names(tmp_path, net, file):
-    path = released_files.write(tmp_path / file, net)
-    assert skipjax.load(path).spec == skipjax.load(str(path)).spec == net.spec
+def test_a_card_is_found_by_any_of_its_file_names(tmp_path, net, subtests):
+    for file in ("tiny.pt", "tiny.safetensors", "tiny_ema.pt", "tiny_ema.pth"):
+        with subtests.test(file):
+            path = released_files.write(tmp_path / file, net)
+            assert skipjax.load(path).spec == skipjax.load(str(path)).spec == net.spec
 
 
 def test_a_card_is_told_by_its_name(tmp_path, net, guide):
@@ -156,25 +181,27 @@ def tree_of(net):
     return jax.tree.map(lambda leaf: SingleDeviceSharding(DEVICES[leaf.ndim]), shapes)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "mesh", "sharding", "device", "function", "tree"])
-def test_each_array_lies_where_it_should(tmp_path, net, kind):
+def test_each_array_lies_where_it_should(tmp_path, net, subtests):
     copies = NamedSharding(mesh(), PartitionSpec())
     third = SingleDeviceSharding(DEVICES[3])
-    where, wanted = {
-        "nothing": (None, lambda leaf: SingleDeviceSharding(DEVICES[0])),
-        "mesh": (mesh(), lambda leaf: placement.split(mesh(), leaf.shape)),
-        "sharding": (copies, lambda leaf: copies),
-        "device": (third, lambda leaf: third),
-        "function": (by_rows, lambda leaf: by_rows(leaf.shape)),
-        "tree": (tree_of(net), lambda leaf: SingleDeviceSharding(DEVICES[leaf.ndim])),
-    }[kind]
-    loaded = skipjax.load(released_files.write(tmp_path / "tiny.pt", net), sharding=where)
-    same(loaded, net)
-    for leaf in jax.tree.leaves(loaded):
-        assert leaf.sharding == wanted(leaf) and leaf.committed
-    if kind == "mesh":
-        kernel = loaded.params["output_blocks_0_0"]["in_layers_2"]["kernel"]
-        assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 4}
+    path = released_files.write(tmp_path / "tiny.pt", net)
+    for kind, where, wanted in [
+        ("nothing", None, lambda leaf: SingleDeviceSharding(DEVICES[0])),
+        ("mesh", mesh(), lambda leaf: placement.split(mesh(), leaf.shape)),
+        ("sharding", copies, lambda leaf: copies),
+        ("device", third, lambda leaf: third),
+        ("function", by_rows, lambda leaf: by_rows(leaf.shape)),
+        ("tree", tree_of(net), lambda leaf: SingleDeviceSharding(DEVICES[leaf.ndim])),
+    ]:
+        with subtests.test(kind):
+            loaded = skipjax.load(path, sharding=where)
+            same(loaded, net)
+            for leaf in jax.tree.leaves(loaded):
+                assert leaf.sharding == wanted(leaf) and leaf.committed
+            if kind == "mesh":
+                kernel = loaded.params["output_blocks_0_0"]["in_layers_2"]["kernel"]
+                sizes = {shard.data.size for shard in kernel.addressable_shards}
+                assert sizes == {kernel.size // 4}
 
 
 def test_a_classifier_is_split_over_a_mesh_too(tmp_path, guide):

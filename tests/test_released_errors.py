@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from itertools import product
 
 import jax
 import numpy as np
@@ -56,10 +57,11 @@ def refused(message, checkpoint, lines=1, **options):
     return said
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int8", "uint16", "float8_e4m3fn", bool, None])
-def test_weights_are_kept_in_floats_that_networks_take(path, dtype):
-    message = refused("it must be float32, bfloat16 or float16", path, dtype=dtype)
-    assert message.startswith("dtype is ")
+def test_weights_are_kept_in_floats_that_networks_take(path, subtests):
+    for dtype in ("float64", "int8", "uint16", "float8_e4m3fn", bool, None):
+        with subtests.test(dtype):
+            message = refused("it must be float32, bfloat16 or float16", path, dtype=dtype)
+            assert message.startswith("dtype is ")
 
 
 def test_a_file_of_unknown_name_needs_to_be_described(unknown):
@@ -71,19 +73,20 @@ def test_a_file_is_described_once(net, path):
     refused("card and config both say what the file holds", path, card="tiny", config=net.spec)
 
 
-@pytest.mark.parametrize("card", ["tinny", "", "../cards/tiny", "tiny.pt", "missing.json"])
-def test_a_card_goes_by_its_name(path, card):
-    assert "one of tiny, tiny_classifier" in refused(
-        f"card is {card!r}: it must be ", path, card=card
-    )
+def test_a_card_goes_by_its_name(path, subtests):
+    for card in ("tinny", "", "../cards/tiny", "tiny.pt", "missing.json"):
+        with subtests.test(card):
+            said = refused(f"card is {card!r}: it must be ", path, card=card)
+            assert "one of tiny, tiny_classifier" in said
 
 
-@pytest.mark.parametrize("config", [3, "tiny", {"image_size": 8}, UNetConfig, object()])
-@pytest.mark.parametrize("file", ["tiny.pt", "mine.pt"])
-def test_a_config_is_one(tmp_path, net, file, config):
-    path = released_files.write(tmp_path / file, net)
-    said = refused("it must be a UNetConfig, ClassifierConfig, Spec or", path, config=config)
-    assert said.startswith(f"config is a {type(config).__name__}:")
+def test_a_config_is_one(path, unknown, subtests):
+    for file in (path, unknown):
+        for config in (3, "tiny", {"image_size": 8}, UNetConfig, object()):
+            with subtests.test(file=file.name, config=config):
+                words = "it must be a UNetConfig, ClassifierConfig, Spec or"
+                said = refused(words, file, config=config)
+                assert said.startswith(f"config is a {type(config).__name__}:")
 
 
 def test_only_a_file_is_described(tmp_path, net):
@@ -92,11 +95,13 @@ def test_only_a_file_is_described(tmp_path, net):
             refused("is not a file: card and config say what a .pt", checkpoint, **options)
 
 
-@pytest.mark.parametrize("checkpoint", ["tiny", "tiny.pt", "nowhere/tiny.pt", "tiny.safetensors"])
-def test_a_missing_file_that_a_card_knows_is_said_to_be_fetched(tmp_path, monkeypatch, checkpoint):
+def test_a_missing_file_that_a_card_knows_is_said_to_be_fetched(tmp_path, monkeypatch, subtests):
     monkeypatch.chdir(tmp_path)
-    said = refused("does not come with the package: fetch https://example.org/tiny", checkpoint)
-    assert said.startswith(f"'{checkpoint}'") and "give the path of the file" in said
+    fetch = "does not come with the package: fetch https://example.org/tiny"
+    for checkpoint in ("tiny", "tiny.pt", "nowhere/tiny.pt", "tiny.safetensors"):
+        with subtests.test(checkpoint):
+            said = refused(fetch, checkpoint)
+            assert said.startswith(f"'{checkpoint}'") and "give the path of the file" in said
 
 
 def test_a_missing_file_that_no_card_knows_is_not(tmp_path):
@@ -145,35 +150,38 @@ def test_the_order_of_attention_is_that_of_the_card(tmp_path, net, guide, path, 
         assert skipjax.load(file, config=known).params.keys() == loaded.params.keys()
 
 
+LEAVES = {"out.2.bias": "out_2.bias", "middle_block.1.qkv.weight": "middle_block_1.qkv.kernel"}
+
+
 @each_suffix
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["out.2.bias", "middle_block.1.qkv.weight"])
-def test_weights_that_are_not_finite_are_named(tmp_path, net, suffix, bad, name):
-    arrays = {key: array.copy() for key, array in released_files.arrays(net).items()}
-    arrays[name].flat[1] = bad
-    path = released_files.write_arrays(tmp_path / f"mine.{suffix}", arrays)
+def test_weights_that_are_not_finite_are_named(tmp_path, net, suffix, subtests):
     config = dataclasses.replace(net.spec.unet, num_heads=2)
-    leaf = {"out.2.bias": "out_2.bias", "middle_block.1.qkv.weight": "middle_block_1.qkv.kernel"}
-    refused(f"{path}: weights are NaN or infinite in {leaf[name]}", path, config=config)
+    for i, (name, bad) in enumerate(product(LEAVES, (np.nan, np.inf, -np.inf))):
+        arrays = {key: array.copy() for key, array in released_files.arrays(net).items()}
+        arrays[name].flat[1] = bad
+        path = released_files.write_arrays(tmp_path / f"mine{i}.{suffix}", arrays)
+        with subtests.test(name=name, bad=bad):
+            said = f"{path}: weights are NaN or infinite in {LEAVES[name]}"
+            refused(said, path, config=config)
 
 
-@pytest.mark.parametrize(
-    ("stored", "value", "dtype"),
-    [("float32", 1e6, "float16"), ("float32", 3.4e38, "bfloat16"), ("float64", 1e300, "float32")],
-)
-def test_weights_too_large_for_the_dtype_are_named(tmp_path, net, stored, value, dtype):
-    arrays = {key: array.copy() for key, array in released_files.arrays(net, stored).items()}
-    arrays["out.2.bias"][1] = value
-    path = released_files.write_arrays(tmp_path / "tiny.pt", arrays)
-    refused(f"{path}: weights are NaN or infinite in out_2.bias", path, dtype=dtype)
+def test_weights_too_large_for_the_dtype_are_named(tmp_path, net, subtests):
+    large = ("float32", 1e6, "float16"), ("float32", 3.4e38, "bfloat16")
+    for stored, value, dtype in (*large, ("float64", 1e300, "float32")):
+        arrays = {key: array.copy() for key, array in released_files.arrays(net, stored).items()}
+        arrays["out.2.bias"][1] = value
+        path = released_files.write_arrays(tmp_path / "tiny.pt", arrays)
+        with subtests.test(dtype):
+            refused(f"{path}: weights are NaN or infinite in out_2.bias", path, dtype=dtype)
 
 
-@pytest.mark.parametrize("kind", [np.complex64, np.int32])
-def test_weights_are_real_numbers(tmp_path, net, kind):
-    arrays = released_files.arrays(net)
-    arrays["out.2.bias"] = arrays["out.2.bias"].astype(kind)
-    path = released_files.write_arrays(tmp_path / "tiny.pt", arrays)
-    refused(f"out_2.bias is {np.dtype(kind)}: weights are real numbers", path)
+def test_weights_are_real_numbers(tmp_path, net, subtests):
+    for kind in (np.complex64, np.int32):
+        arrays = released_files.arrays(net)
+        arrays["out.2.bias"] = arrays["out.2.bias"].astype(kind)
+        path = released_files.write_arrays(tmp_path / "tiny.pt", arrays)
+        with subtests.test(kind):
+            refused(f"out_2.bias is {np.dtype(kind)}: weights are real numbers", path)
 
 
 def test_several_bad_weights_are_counted(tmp_path, net):
@@ -191,18 +199,20 @@ def test_a_flipped_bit_is_found(path):
 
 
 @each_suffix
-@pytest.mark.parametrize("part", [0.0, 0.3, 0.999])
-def test_a_file_that_is_cut_short_is_refused(tmp_path, net, suffix, part):
+def test_a_file_that_is_cut_short_is_refused(tmp_path, net, suffix, subtests):
     path = released_files.write(tmp_path / f"tiny.{suffix}", net)
     content = path.read_bytes()
-    path.write_bytes(content[: int(part * len(content))])
-    refused(f"{path}: ", path)
+    for part in (0.0, 0.3, 0.999):
+        with subtests.test(part):
+            path.write_bytes(content[: int(part * len(content))])
+            refused(f"{path}: ", path)
 
 
-@pytest.mark.parametrize("head", [b"<!DOCTYPE html>", b"\n<html>", b'<?xml version="1.0"?>'])
-def test_a_web_page_in_place_of_the_file_is_told(path, head):
-    path.write_bytes(head + b"<p>404</p>" * 200)
-    refused(f"{path}: is a web page, so the download failed", path)
+def test_a_web_page_in_place_of_the_file_is_told(path, subtests):
+    for head in (b"<!DOCTYPE html>", b"\n<html>", b'<?xml version="1.0"?>'):
+        with subtests.test(head):
+            path.write_bytes(head + b"<p>404</p>" * 200)
+            refused(f"{path}: is a web page, so the download failed", path)
 
 
 def test_a_web_page_is_no_safetensors_either(tmp_path):
@@ -217,15 +227,19 @@ def test_a_file_of_the_other_kind_is_told(tmp_path, net):
     refused(f"{path}: not a whole .safetensors file", path)
 
 
-@pytest.mark.parametrize(
-    ("sharding", "message"),
-    [
-        ({"out_2": DEVICE}, "sharding does not have the structure of the weights"),
-        ([DEVICE], "sharding does not have the structure of the weights"),
-        (lambda shape: None, "sharding holds a NoneType: it must be a Sharding, a Mesh"),
-        ("cpu", "sharding holds a str: it must be a Sharding, a Mesh"),
-        (NamedSharding(placement.mesh(), PartitionSpec("data")), "should evenly divide the shape"),
-    ],
-)
-def test_shardings_must_fit(path, sharding, message):
-    refused(message, path, 20, sharding=sharding)
+def test_shardings_must_fit(path, subtests):
+    structure = "sharding does not have the structure of the weights"
+    uneven = NamedSharding(placement.mesh(), PartitionSpec("data"))
+    for name, sharding, message in [
+        ("a part", {"out_2": DEVICE}, structure),
+        ("a list", [DEVICE], structure),
+        (
+            "nothing",
+            lambda shape: None,
+            "sharding holds a NoneType: it must be a Sharding, a Mesh",
+        ),
+        ("text", "cpu", "sharding holds a str: it must be a Sharding, a Mesh"),
+        ("uneven", uneven, "should evenly divide the shape"),
+    ]:
+        with subtests.test(name):
+            refused(message, path, 20, sharding=sharding)

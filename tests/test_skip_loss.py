@@ -11,9 +11,9 @@ from skipjax.sampling import integrate, starting_noise
 from skipjax.schedules import skip_ratio, skip_scale
 from skipjax.training import losses
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 LINEAR = schedules.linear()
 STD = 0.5  # of the Gaussian that stands for the data
-each_form = pytest.mark.parametrize("form", schedules.FORMS)
 
 
 def test_the_ratio_is_that_of_the_jump():
@@ -38,47 +38,57 @@ def test_scales_are_those_known_of_the_linear_schedule():
         assert (skip_scale(LINEAR, 9, 1.0, form) == 1).all()
 
 
-@each_form
-def test_the_loss_is_its_formula(form):
+def test_the_loss_is_its_formula():
     rng = np.random.default_rng(0)
     output, eps, other = rng.normal(size=(3, 4, 3, 2, 3)).astype(np.float32)
     t, c = np.array([0, 8, 9, 999]), skip_ratio(LINEAR, 9).astype(np.float32)
-    ours = losses.skip_step(output, t, eps, other, jnp.asarray(c), tau=0.9, form=form)
-    for i, at in enumerate(t):
-        first = np.mean((eps[i] - output[i]) ** 2)
-        second = np.mean(({"released": other, "paper": eps}[form][i] - c[at] * output[i]) ** 2)
-        expected = 0.9 * first + 0.1 * second
-        if form == "released" and at < 9:
-            expected = first
-        np.testing.assert_allclose(ours[i], expected, rtol=1e-6)
+    loss = jax.jit(losses.skip_step, static_argnames="form")
+    for form in schedules.FORMS:
+        ours = loss(output, t, eps, other, c, tau=0.9, form=form)
+        for i, at in enumerate(t):
+            first = np.mean((eps[i] - output[i]) ** 2)
+            second = np.mean(({"released": other, "paper": eps}[form][i] - c[at] * output[i]) ** 2)
+            expected = 0.9 * first + 0.1 * second
+            if form == "released" and at < 9:
+                expected = first
+            np.testing.assert_allclose(ours[i], expected, rtol=1e-6, err_msg=f"{form}, {at}")
 
 
-@each_form
-@pytest.mark.parametrize("skip", [9, 49, 300])
-def test_the_optimum_on_a_gaussian_is_eps_rescaled(form, skip):
+NUM, TAU = 200_000, 0.9
+
+
+@jax.jit
+def slopes(a, at, level, ratio, skip):
+    """Of the mean loss of e = a x_t, for some a of each form, with its standard error."""
+    x_0, eps, other = jax.random.normal(jax.random.key(at), (3, NUM, 1, 1, 1))
+    alpha, sigma = level
+    x_t, t = alpha * STD * x_0 + sigma * eps, jnp.full(NUM, at)
+
+    def slope(a, form):
+        def loss(a):
+            options = {"skip": skip, "tau": TAU, "form": form}
+            return losses.skip_step(a * x_t, t, eps, other, ratio, **options)
+
+        each = jax.jvp(loss, (a,), (jnp.float32(1),))[1]
+        return each.mean(), each.std() / NUM**0.5
+
+    return {form: [slope(value, form) for value in of_form] for form, of_form in a.items()}
+
+
+def test_the_optimum_on_a_gaussian_is_eps_rescaled():
     """Of e = a x_t the loss is least at a = k_t E[eps | x_t] / x_t, and not at k = 1."""
-    num, tau = 200_000, 0.9
-    ratio = jnp.asarray(skip_ratio(LINEAR, skip), jnp.float32)
-    scale = skip_scale(LINEAR, skip, tau, form)
-    for at in (skip - 1, skip, 400, 999):
-        x_0, eps, other = jax.random.normal(jax.random.key(at), (3, num, 1, 1, 1))
-        alpha, sigma = LINEAR.alpha[at], LINEAR.sigma[at]
-        x_t, t = alpha * STD * x_0 + sigma * eps, jnp.full(num, at)
-        exact = sigma / ((alpha * STD) ** 2 + sigma**2)
-
-        def slope(a, t=t, eps=eps, other=other, x_t=x_t):
-            def loss(a):
-                options = {"skip": skip, "tau": tau, "form": form}
-                return losses.skip_step(a * x_t, t, eps, other, ratio, **options)
-
-            each = jax.jvp(loss, (a,), (jnp.float32(1),))[1]
-            return float(each.mean()), float(each.std() / num**0.5)
-
-        mean, error = slope(jnp.float32(scale[at] * exact))
-        assert abs(mean) < 4.5 * error, (at, mean, error)
-        mean, error = slope(jnp.float32(exact))
-        if abs(scale[at] - 1) > 0.02:
-            assert abs(mean) > 10 * error, (at, mean, error)
+    for skip in (9, 49, 300):
+        ratio = skip_ratio(LINEAR, skip).astype(np.float32)
+        scales = {form: skip_scale(LINEAR, skip, TAU, form) for form in schedules.FORMS}
+        for at in (skip - 1, skip, 400, 999):
+            alpha, sigma = level = np.float32([LINEAR.alpha[at], LINEAR.sigma[at]])
+            exact = sigma / ((alpha * STD) ** 2 + sigma**2)
+            a = {form: np.float32([scale[at] * exact, exact]) for form, scale in scales.items()}
+            for form, (best, plain) in slopes(a, at, level, ratio, skip).items():
+                case = f"{form}, skip {skip}, at {at}"
+                assert abs(best[0]) < 4.5 * best[1], case
+                if abs(scales[form][at] - 1) > 0.02:
+                    assert abs(plain[0]) > 10 * plain[1], case
 
 
 def exact(x, point):
@@ -88,44 +98,50 @@ def exact(x, point):
 
 
 def test_scaled_eps_and_its_x_0_agree():
-    x = jax.random.normal(jax.random.key(0), (5, 4, 4, 3))
+    x = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
     table = np.linspace(0.9, 1.1, 1000)
-    point = Point(jnp.float32(499.5), jnp.float32(0.8), jnp.float32(0.6))
+    scaled = jax.jit(lambda scale, point: denoisers.scale_eps(exact, scale)(x, point))
+    point = Point(np.float32(499.5), np.float32(0.8), np.float32(0.6))
     before = exact(x, point)
     for scale, k in ((0.97, 0.97), (table, 1.0), (1.0, 1.0)):
-        after = denoisers.scale_eps(exact, scale)(x, point)
+        after = scaled(scale, point)
         np.testing.assert_allclose(after.eps, k * before.eps, rtol=1e-5)
         np.testing.assert_allclose(0.8 * after.x_0 + 0.6 * after.eps, x, rtol=0, atol=1e-6)
-    each = point._replace(t=jnp.arange(5) * 200.0, alpha=jnp.full((5, 1, 1, 1), 0.8))
-    each = each._replace(sigma=jnp.full((5, 1, 1, 1), 0.6))
-    after = denoisers.scale_eps(exact, table)(x, each)
+    levels = (np.full((5, 1, 1, 1), level, np.float32) for level in (0.8, 0.6))
+    each = Point(np.arange(5, dtype=np.float32) * 200, *levels)
+    after = scaled(table, each)
     k = np.interp(each.t, np.arange(1000), table)[:, None, None, None]
     np.testing.assert_allclose(after.eps, k * exact(x, each).eps, rtol=1e-5)
 
 
-@each_form
-def test_a_network_of_the_loss_and_its_training_free_twin_draw_the_same(form):
-    plan = plans.ddim(LINEAR, grids.trailing(1000, 10), 0.3)
-    scale = skip_scale(LINEAR, 49, 0.9, form)
+@jax.jit
+def drawn(scale):
+    """By a network that is the optimum of the loss, by its twin, and by none."""
 
     def network(x, t):
-        """The optimum of the loss."""
         at = t.astype(int)
         alpha, sigma = (jnp.asarray(c, jnp.float32)[at][:, None] for c in LINEAR)
-        k = jnp.asarray(scale, jnp.float32)[at][:, None]
-        return k * sigma * x / ((alpha * STD) ** 2 + sigma**2)
+        return scale[at][:, None] * sigma * x / ((alpha * STD) ** 2 + sigma**2)
 
+    plan = plans.ddim(LINEAR, grids.trailing(1000, 10), 0.3)
     keys = jax.random.split(jax.random.key(0), 64)
     x = starting_noise(keys, (3,))
-    trained = integrate(plan, denoisers.from_eps(network), x, keys)
-    twin = integrate(plan, denoisers.scale_eps(exact, scale), x, keys)
-    np.testing.assert_allclose(trained, twin, rtol=0, atol=1e-4)
-    assert jnp.abs(twin - integrate(plan, exact, x, keys)).max() > 1e-3
+    return [
+        integrate(plan, denoise, x, keys)
+        for denoise in (denoisers.from_eps(network), denoisers.scale_eps(exact, scale), exact)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+def test_a_network_of_the_loss_and_its_training_free_twin_draw_the_same():
+    for form in schedules.FORMS:
+        scale = skip_scale(LINEAR, 49, 0.9, form)
+        trained, twin, plain = map(np.asarray, drawn(scale.astype(np.float32)))
+        np.testing.assert_allclose(trained, twin, rtol=0, atol=1e-4, err_msg=form)
+        assert np.abs(twin - plain).max() > 1e-3, form
+
+
+def test_what_is_not_defined_is_refused(subtests):
+    for changes, message in [
         ({"skip": 0}, "skip is 0"),
         ({"skip": 1001}, "skip is 1001"),
         ({"tau": 0}, r"tau is 0: it must be in \(0, 1\]"),
@@ -133,16 +149,14 @@ def test_a_network_of_the_loss_and_its_training_free_twin_draw_the_same(form):
         ({"form": "mine"}, "form is 'mine': it must be one of released, paper"),
         ({"schedule": schedules.rectified_flow()}, "preserves variance"),
         ({"schedule": schedules.zero_terminal_snr(LINEAR)}, "never comes to zero SNR"),
-    ],
-)
-def test_what_is_not_defined_is_refused(changes, said):
-    with pytest.raises(ValueError, match=said):
-        skip_scale(**{"schedule": LINEAR} | changes)
+    ]:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            skip_scale(**{"schedule": LINEAR} | changes)
 
 
 def test_scales_may_be_traced():
-    x = jax.random.normal(jax.random.key(0), (2, 3))
-    point = Point(jnp.float32(10), jnp.float32(0.8), jnp.float32(0.6))
+    x = np.ones((2, 3), np.float32)
+    point = Point(np.float32(10), np.float32(0.8), np.float32(0.6))
 
     def size(k):
         return jnp.square(denoisers.scale_eps(exact, k)(x, point).eps).sum()

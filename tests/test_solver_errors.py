@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,17 +21,12 @@ MULTISTEP += [plans.dpmpp_2m_sde, plans.dpmpp_3m_sde]
 SINGLESTEP = [plans.dpm_2s, plans.dpmpp_2s, plans.dpm_3s, plans.dpmpp_3s]
 
 
-def named(writers):
-    return pytest.mark.parametrize("write", writers, ids=lambda write: write.__name__)
-
-
 def refused(message):
     return pytest.raises(ValueError, match=re.escape(message))
 
 
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_times_that_do_not_fit_the_schedule(write):
-    for times, message in [
+def test_times_that_do_not_fit_the_schedule(subtests):
+    bad = [
         ([10, 20, 30, 40, 50, 60], "times must decrease strictly within 999 .. 0, got [10, 20"),
         ([900, 500, 500, 300, 200, 100], "times must decrease strictly"),
         ([1000, 800, 600, 400, 200, 100], "times must decrease strictly within 999 .. 0"),
@@ -41,37 +37,39 @@ def test_times_that_do_not_fit_the_schedule(write):
         (["900", "700"], "times must be a non-empty vector of numbers"),
         ([], "times must be a non-empty vector of numbers"),
         (6, "times must be a non-empty vector of numbers, got 6"),
-    ]:
-        with refused(message):
-            write(LINEAR, times)
+    ]
+    for name, (times, message) in product(WRITERS, bad):
+        with subtests.test(name, times=times), refused(message):
+            WRITERS[name](LINEAR, times)
 
 
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("end", [TIMES[-1], 900, -0.5, -2, np.nan], ids=str)
-def test_an_end_that_is_not_below_the_last_call(write, end):
-    with refused(f"end is {end}: it must be -1, the data, or a time in 0 .. {TIMES[-1]}, below"):
-        write(LINEAR, TIMES, end=end)
+def test_an_end_that_is_not_below_the_last_call(subtests):
+    for name, end in product(WRITERS, (TIMES[-1], 900, -0.5, -2, np.nan)):
+        message = f"end is {end}: it must be -1, the data, or a time in 0 .. {TIMES[-1]}, below"
+        with subtests.test(name, end=end), refused(message):
+            WRITERS[name](LINEAR, TIMES, end=end)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.fewest > 1])
-def test_too_few_times_for_the_order(name):
-    method = METHODS[name]
-    few = method.fewest - 1
-    with refused(f"{few} times are too few: this method and order need {few + 1} or more"):
-        method.write(LINEAR, grids.trailing(1000, few))
-    assert method.write(LINEAR, grids.trailing(1000, few + 1)).nfe >= few + 1
+def test_too_few_times_for_the_order(subtests):
+    for name, method in METHODS.items():
+        few = method.fewest - 1
+        if not few:
+            continue
+        message = f"{few} times are too few: this method and order need {few + 1} or more"
+        with subtests.test(name), refused(message):
+            method.write(LINEAR, grids.trailing(1000, few))
+        assert method.write(LINEAR, grids.trailing(1000, few + 1)).nfe >= few + 1, name
 
 
-@named([*MULTISTEP, *SINGLESTEP])
-def test_another_solver_type(write):
-    with refused("solver_type is 'trapezoid': it must be 'midpoint' or 'heun'"):
-        write(LINEAR, TIMES, solver_type="trapezoid")
-
-
-@named([plans.dpm_3m, plans.dpmpp_3m, plans.dpm_3s, plans.dpmpp_3s])
-def test_another_library_to_be_compatible_with(write):
-    with refused("compat is 'k-diffusion': it must be None or 'diffusers'"):
-        write(LINEAR, TIMES, compat="k-diffusion")
+def test_another_form_of_dpm_solver(subtests):
+    for write in [*MULTISTEP, *SINGLESTEP]:
+        message = "solver_type is 'trapezoid': it must be 'midpoint' or 'heun'"
+        with subtests.test(write.__name__), refused(message):
+            write(LINEAR, TIMES, solver_type="trapezoid")
+    for write in (plans.dpm_3m, plans.dpmpp_3m, plans.dpm_3s, plans.dpmpp_3s):
+        message = "compat is 'k-diffusion': it must be None or 'diffusers'"
+        with subtests.test(write.__name__), refused(message):
+            write(LINEAR, TIMES, compat="k-diffusion")
 
 
 def test_another_variant_of_unipc():
@@ -89,43 +87,39 @@ def test_another_variable_of_deis():
         plans.deis(LINEAR, TIMES, variable="lambda")
 
 
-@pytest.mark.parametrize("space", ["v", "eps ", None])
-@pytest.mark.parametrize(
-    "write",
-    [plans.unipc, plans.dpm_fast, partial(plans.singlestep, orders=[3, 2, 1])],
-    ids=["unipc", "dpm_fast", "singlestep"],
-)
-def test_another_space(write, space):
-    with refused(f"space is {space!r}: it must be 'x_0' or 'eps'"):
-        write(LINEAR, TIMES, space=space)
+def test_another_space(subtests):
+    writers = {
+        "unipc": plans.unipc,
+        "dpm_fast": plans.dpm_fast,
+        "singlestep": WRITERS["singlestep"],
+    }
+    for name, space in product(writers, ("v", "eps ", None)):
+        message = f"space is {space!r}: it must be 'x_0' or 'eps'"
+        with subtests.test(name, space=space), refused(message):
+            writers[name](LINEAR, TIMES, space=space)
 
 
-@pytest.mark.parametrize(
-    ("write", "low", "high"),
-    [(plans.unipc, 1, 3), (plans.deis, 0, 3), (plans.ipndm, 1, 4)],
-    ids=["unipc", "deis", "ipndm"],
-)
-def test_an_order_out_of_its_range(write, low, high):
-    for order in (low - 1, high + 1, 1.5, "2", None, True):
-        with refused(f"order is {order!r}: it must be a whole number in {low} .. {high}"):
-            write(LINEAR, TIMES, order)
+def test_an_order_out_of_its_range(subtests):
+    for write, low, high in [(plans.unipc, 1, 3), (plans.deis, 0, 3), (plans.ipndm, 1, 4)]:
+        for order in (low - 1, high + 1, 1.5, "2", None, True):
+            message = f"order is {order!r}: it must be a whole number in {low} .. {high}"
+            with subtests.test(write.__name__, order=order), refused(message):
+                write(LINEAR, TIMES, order)
 
 
-@named([plans.dpm_2s, plans.dpmpp_2s])
-@pytest.mark.parametrize("r", [0.0, 1.0, -0.5, np.nan])
-def test_a_second_call_outside_its_step(write, r):
-    with refused(f"r is {(r,)}: it must lie within 0 .. 1"):
-        write(LINEAR, TIMES, r=r)
+def test_calls_outside_their_step_or_out_of_order(subtests):
+    for write, r in product((plans.dpm_2s, plans.dpmpp_2s), (0.0, 1.0, -0.5, np.nan)):
+        message = f"r is {(r,)}: it must lie within 0 .. 1"
+        with subtests.test(write.__name__, r=r), refused(message):
+            write(LINEAR, TIMES, r=r)
+    pairs = [(0.0, 0.5), (0.5, 1.0), (0.6, 0.4), (0.5, 0.5), (np.nan, 0.5)]
+    for write, r in product((plans.dpm_3s, plans.dpmpp_3s), pairs):
+        message = f"r is {r}: it must lie within 0 .. 1, and increase"
+        with subtests.test(write.__name__, r=r), refused(message):
+            write(LINEAR, TIMES, r=r)
 
 
-@named([plans.dpm_3s, plans.dpmpp_3s])
-@pytest.mark.parametrize("r", [(0.0, 0.5), (0.5, 1.0), (0.6, 0.4), (0.5, 0.5), (np.nan, 0.5)])
-def test_second_and_third_calls_outside_their_step(write, r):
-    with refused(f"r is {r}: it must lie within 0 .. 1, and increase"):
-        write(LINEAR, TIMES, r=r)
-
-
-def test_orders_that_do_not_fit_the_calls():
+def test_orders_that_do_not_fit_the_calls(subtests):
     for orders, message in [
         ([3, 3, 1], "orders [3, 3, 1] are 7 calls in all, and there are 6"),
         ([], "orders [] are 0 calls in all, and there are 6"),
@@ -133,20 +127,19 @@ def test_orders_that_do_not_fit_the_calls():
         ([3, 0, 3], "orders is 0: it must be a whole number in 1 .. 3"),
         ([1, 2, 3], "the step from time 499 to -1 is infinitely long in log_snr: its order must"),
     ]:
-        with refused(message):
+        with subtests.test(orders=orders), refused(message):
             plans.singlestep(LINEAR, TIMES, orders)
     with refused("nfe is 0: it must be a whole number of at least 1"):
         plans.fast_times(LINEAR, 0)
 
 
-SDE = [plans.dpmpp_1_sde, plans.dpmpp_2m_sde, plans.dpmpp_3m_sde]
-
-
-@named([plans.ddim, plans.euler_ancestral, *SDE])
-@pytest.mark.parametrize("eta", [-0.1, 1.1, np.nan, [0.5, 0.5], [[0.5]]], ids=str)
-def test_an_eta_out_of_its_range(write, eta):
-    with refused("eta must be a number in 0 .. 1, or 6 of them, one per step"):
-        write(LINEAR, TIMES, eta)
+def test_an_eta_out_of_its_range(subtests):
+    writers = [plans.ddim, plans.euler_ancestral]
+    writers += [plans.dpmpp_1_sde, plans.dpmpp_2m_sde, plans.dpmpp_3m_sde]
+    for write, eta in product(writers, (-0.1, 1.1, np.nan, [0.5, 0.5], [[0.5]])):
+        message = "eta must be a number in 0 .. 1, or 6 of them, one per step"
+        with subtests.test(write.__name__, eta=eta), refused(message):
+            write(LINEAR, TIMES, eta)
 
 
 def test_a_name_that_is_not_in_the_catalogue():

@@ -1,14 +1,18 @@
 """The study: what it draws is what the library draws, it can be stopped, and what it concludes."""
 
+import sys
 from dataclasses import replace
 
 import jax
+import least
 import numpy as np
 import pytest
+import runs
 import tiny
+from flax import linen as nn
 
 import skipjax
-from skipjax import plans
+from skipjax import models, plans
 from skipjax.denoisers import clip, scale_eps
 from skipjax.generation import denoiser
 from skipjax.models import ClassifierConfig
@@ -18,12 +22,31 @@ from skipjax.study import run as study_run
 from skipjax.study.design import Unit
 from skipjax.study.draw import draw
 from skipjax.study.results import Cell
+from skipjax.training import classify
 from skipjax.training.pictures import Pictures
 
 PLAIN = Unit(None, None, 0)
 
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
+
+class Classifier(nn.Module):
+    """The least one that has features."""
+
+    @nn.compact
+    def __call__(self, x, t):
+        seen = nn.LayerNorm(name="out_0")(nn.Dense(8)(x))
+        return nn.Dense(3)(nn.silu(seen).mean(axis=(1, 2)))
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """All networks are the least there are."""
+    monkeypatch.setattr(models, "network", least.Least)
+    for module in (classify, sys.modules["skipjax.study.run"]):
+        monkeypatch.setattr(module, "network", lambda config: Classifier())
+    yield from runs.light(monkeypatch)
 
 
 @pytest.fixture
@@ -85,7 +108,22 @@ def test_many_samplers_at_once_draw_what_each_draws_alone():
     np.testing.assert_allclose(drawn[0], plain, atol=2e-4)
 
 
+@pytest.mark.usefixtures("light")
+def test_a_unit_of_a_study_is_trained_sampled_and_measured(study, tmp_path, capsys):
+    run(study, tmp_path, 0, 3)
+    assert "digits ddpm_0: " in capsys.readouterr().out
+    found = results.gather(study, tmp_path)
+    (unit,) = found["units"]
+    assert unit["seed"] == 0 and unit["held_out"]["eps_mse"] > 0
+    energy = results.means(found, "energy")
+    # 5 samplers and 5 hybrids, with 6 ways to scale eps at 5 calls.
+    assert len(energy) == 16 and all(np.isfinite(mean.mean) for mean in energy.values())
+    with np.load(tmp_path / "ddpm_0" / "samples.npz") as shown:
+        assert len(shown.files) == 10 and shown["DDIM_None_5"].shape == (6, 8, 8, 3)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("light")
 def test_a_study_is_run_once_and_goes_on_where_it_was(study, tmp_path, monkeypatch):
     done = []
     unit = study_run.__globals__["_unit"]
@@ -137,19 +175,19 @@ def test_a_folder_without_results_is_refused(study, tmp_path):
         run(study, tmp_path, 2, 2)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seeds": 0}, "seeds is 0"),
-        ({"many": 3}, "many is 3"),
-        ({"nfe": (5, 1)}, "nfe is 1"),
-        ({"nfe": (1001,)}, "nfe is 1001"),
-        ({"skips": (0,)}, "skip is 0"),
-    ],
-)
-def test_what_would_fail_after_hours_is_refused_at_once(study, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        run(replace(study, **changes), tmp_path / "out")
+REFUSED = [
+    ({"seeds": 0}, "seeds is 0"),
+    ({"many": 3}, "many is 3"),
+    ({"nfe": (5, 1)}, "nfe is 1"),
+    ({"nfe": (1001,)}, "nfe is 1001"),
+    ({"skips": (0,)}, "skip is 0"),
+]
+
+
+def test_what_would_fail_after_hours_is_refused_at_once(study, tmp_path, subtests):
+    for changes, message in REFUSED:
+        with subtests.test(message), pytest.raises(ValueError, match=message):
+            run(replace(study, **changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import jax.numpy as jnp
 import numpy as np
+import pickle_parts
 import pytest
 import torch_writer as writer
 
@@ -33,25 +34,28 @@ def path(tmp_path):
     return tmp_path / "model.pt"
 
 
-@pytest.mark.parametrize("byteorder", ["little", "big"])
-@pytest.mark.parametrize("name", [*writer.STORAGES, *writer.UNTYPED])
-def test_every_dtype_comes_back_bit_by_bit(path, name, byteorder):
-    values = np.abs(numbers(3, 4)).astype(writer.dtype(name))
-    writer.save(path, {"weight": writer.tensor(values)}, byteorder=byteorder)
-    tensor = torch_file.state_dict(path)["weight"]
-    assert tensor.shape == (3, 4) and tensor.dtype == writer.dtype(name)
-    same(np.asarray(tensor), values)
+def test_every_dtype_comes_back_bit_by_bit(path, subtests):
+    for name in (*writer.STORAGES, *writer.UNTYPED):
+        for byteorder in ("little", "big"):
+            with subtests.test(dtype=name, byteorder=byteorder):
+                values = np.abs(numbers(3, 4)).astype(writer.dtype(name))
+                writer.save(path, {"weight": writer.tensor(values)}, byteorder=byteorder)
+                tensor = torch_file.state_dict(path)["weight"]
+                assert tensor.shape == (3, 4) and tensor.dtype == writer.dtype(name)
+                same(np.asarray(tensor), values)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_protocol_that_torch_can_write_is_read(path, protocol):
+def test_every_protocol_that_torch_can_write_is_read(path, subtests):
     plain = {"epoch": 3, "loss": 0.25, "name": "é☺", "betas": (0.9, 0.999), "none": None}
     plain |= {"flags": [True, False], "big": -(10**30), "nested": {"a": [{}, (), [[1]]]}, 7: 8}
     weights = {"weight": writer.tensor(numbers(2, 3)), "size": writer.Size((1, 2))}
-    writer.save(path, plain | {"state": weights, "dtype": writer.torch_dtype("float16")}, protocol)
-    got = torch_file.read(path)
-    same(np.asarray(got["state"].pop("weight")), numbers(2, 3))
-    assert got == plain | {"state": {"size": (1, 2)}, "dtype": np.dtype("float16")}
+    for protocol in (2, 3, 4, 5):
+        whole = plain | {"state": weights, "dtype": writer.torch_dtype("float16")}
+        with subtests.test(protocol):
+            writer.save(path, whole, protocol)
+            got = torch_file.read(path)
+            same(np.asarray(got["state"].pop("weight")), numbers(2, 3))
+            assert got == plain | {"state": {"size": (1, 2)}, "dtype": np.dtype("float16")}
 
 
 def views():
@@ -67,17 +71,19 @@ def views():
     yield "expanded to itself", np.broadcast_to(base.reshape(-1)[:3], (5, 3))
 
 
-@pytest.mark.parametrize(("kind", "view"), [*views()], ids=[kind for kind, _ in views()])
-def test_views_are_read_as_they_look(path, kind, view):
-    writer.save(path, {"weight": writer.tensor(view)})
-    same(read_back(path, "weight"), np.array(view, order="C"))
+def test_views_are_read_as_they_look(path, subtests):
+    for kind, view in views():
+        with subtests.test(kind):
+            writer.save(path, {"weight": writer.tensor(view)})
+            same(read_back(path, "weight"), np.array(view, order="C"))
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1, 1, 1), (2,) * 15])
-def test_scalars_empty_and_deep_tensors_keep_their_shape(path, shape):
-    values = numbers(*shape).reshape(shape)
-    writer.save(path, {"weight": writer.tensor(values)})
-    same(read_back(path, "weight"), values)
+def test_scalars_empty_and_deep_tensors_keep_their_shape(path, subtests):
+    for shape in [(), (0,), (3, 0, 2), (1, 1, 1), (2,) * 15]:
+        with subtests.test(shape):
+            values = numbers(*shape).reshape(shape)
+            writer.save(path, {"weight": writer.tensor(values)})
+            same(read_back(path, "weight"), values)
 
 
 def test_a_stride_along_one_element_may_be_any_number(path):
@@ -118,9 +124,11 @@ def test_files_of_older_torch_have_no_byteorder_nor_a_zip64_end(path):
 
 
 def test_the_first_way_of_torch_to_make_a_tensor_is_known(path):
-    code = writer.view((2, 3), (3, 1)).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor")
-    code = code.replace(b"\x89" + writer.name("collections", "OrderedDict") + b")R", b"")
-    path.write_bytes(writer.archive(writer.wrap(writer.dict_of(code), [numbers(6).tobytes()])))
+    code = pickle_parts.view((2, 3), (3, 1)).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor")
+    code = code.replace(b"\x89" + pickle_parts.name("collections", "OrderedDict") + b")R", b"")
+    path.write_bytes(
+        writer.archive(writer.wrap(pickle_parts.dict_of(code), [numbers(6).tobytes()]))
+    )
     same(read_back(path, "weight"), numbers(2, 3))
 
 
@@ -183,19 +191,7 @@ def test_what_is_no_tensor_is_left_out_of_a_state_dict(path):
     assert list(torch_file.state_dict(path)) == ["weight"]
 
 
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        ([1, 2], "holds an object of type list; wanted is a dict"),
-        (3, "holds an object of type int; wanted is a dict"),
-        ({}, "holds no tensors, nor dicts of them"),
-        ({"epoch": 3, "loss": [1.0]}, "holds no tensors, nor dicts of them"),
-        ({"deep": {"deeper": {"weight": "tensor"}}}, "holds no tensors, nor dicts of them"),
-        ({"w": "tensor", "more": [{"v": "tensor"}]}, "among the tensors is 'more', a list"),
-        ({"w": "tensor", 3: "tensor"}, "among the tensors is 3, a Tensor"),
-    ],
-)
-def test_what_is_no_flat_dict_of_tensors_is_refused(path, content, match):
+def test_what_is_no_flat_dict_of_tensors_is_refused(path, subtests):
     def made(value):
         if isinstance(value, dict):
             return {key: made(part) for key, part in value.items()}
@@ -203,31 +199,37 @@ def test_what_is_no_flat_dict_of_tensors_is_refused(path, content, match):
             return [made(part) for part in value]
         return writer.tensor(numbers(2)) if value == "tensor" else value
 
-    writer.refused(writer.save(path, made(content)), match)
+    for content, match in [
+        ([1, 2], "holds an object of type list; wanted is a dict"),
+        (3, "holds an object of type int; wanted is a dict"),
+        ({}, "holds no tensors, nor dicts of them"),
+        ({"epoch": 3, "loss": [1.0]}, "holds no tensors, nor dicts of them"),
+        ({"deep": {"deeper": {"weight": "tensor"}}}, "holds no tensors, nor dicts of them"),
+        ({"w": "tensor", "more": [{"v": "tensor"}]}, "among the tensors is 'more', a list"),
+        ({"w": "tensor", 3: "tensor"}, "among the tensors is 3, a Tensor"),
+    ]:
+        with subtests.test(content):
+            writer.refused(writer.save(path, made(content)), match)
 
 
-@pytest.mark.parametrize(
-    ("head", "match"),
-    [
+def test_other_files_are_told_apart(path, subtests):
+    old = "before 1.6, or a bare pickle; save it again"
+    for head, match in [
         (b"", "is empty: download or copy it again"),
         (b"\r\n <!DOCTYPE html><html>", "is a web page, so the download failed"),
         (b"<?xml version='1.0'?><Error>", "is a web page, so the download failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "run git lfs pull"),
         (b"\x40\0\0\0\0\0\0\0" + b'{"weight":{"dtype":"F32"', "is a safetensors file"),
-        (
-            b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
-            "before 1.6, or a bare pickle; save it again",
-        ),
-        (b"\x80", "before 1.6, or a bare pickle; save it again"),
-        (b"storages".ljust(257, b"\0") + b"ustar", "before 1.6, or a bare pickle; save it again"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", old),
+        (b"\x80", old),
+        (b"storages".ljust(257, b"\0") + b"ustar", old),
         (b"\x1f\x8b\x08\0", "begins with b'.x1f.*' and is no zip archive"),
         (b"PK\3\4", "does not end as a zip archive does; the file is damaged or cut short"),
         (b"PK\3\4" + bytes(500), "does not end as a zip archive does"),
-    ],
-)
-def test_other_files_are_told_apart(path, head, match):
-    path.write_bytes(head)
-    writer.refused(path, match)
+    ]:
+        with subtests.test(head[:20]):
+            path.write_bytes(head)
+            writer.refused(path, match)
 
 
 def test_torchscript_and_other_archives_are_told_apart(path):

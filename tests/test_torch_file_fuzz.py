@@ -1,10 +1,13 @@
-"""A few thousand mutated files; `fuzz_torch_file` itself makes as many as one likes."""
+"""Some mutated files, or thousands; `fuzz_torch_file` itself makes as many as one likes."""
 
 import fuzz_torch_file
+import pytest
 
 
-def test_mutated_files_are_refused_or_read_within_bounds(tmp_path):
-    counts = fuzz_torch_file.fuzz(files=2000, seed=1, folder=tmp_path)
-    assert counts.outcomes.total() == 2000
-    assert counts.outcomes["refused"] > 1000 and counts.outcomes["read otherwise"] > 10
+@pytest.mark.parametrize("files", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_files_are_refused_or_read_within_bounds(tmp_path, files):
+    counts = fuzz_torch_file.fuzz(files=files, seed=1, folder=tmp_path)
+    assert counts.outcomes.total() == files
+    assert counts.outcomes["refused"] > files / 2
+    assert counts.outcomes["read otherwise"] > files / 200
     assert counts.growth < 2**27

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,9 @@ SCHEDULES = {
 PAIR = Mixture([0.3, 0.7], [[-1.0, 0.5], [1.0, -0.5]], 0.3)
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 KEY = jax.random.key(0)
-TRAILING_4 = grids.trailing(1000, 4)
+# One shape, so that few programs serve: 5 calls that look at 4 predictions, of 64 pictures.
+NFE, HISTORY = 5, 4
+SIZES = {"least": 64, "batch": 64}
 
 
 @Partial
@@ -38,32 +41,33 @@ def of_pair(examples):
     return PAIR.denoise
 
 
-score = partial(scores, of_pair)
+score = partial(scores, of_pair, batch=64)
 
 
 def examples(num, seed=0, denoiser=of_pair, dim=2):
-    x = jax.random.normal(jax.random.key(seed), (num, dim), jnp.float64)
-    some = Examples(x, jax.random.split(jax.random.key(seed + 1), num))
+    """Some of `num` pictures, a multiple of 64, and where a teacher leads them."""
+    x = np.random.default_rng(seed).normal(size=(num, dim))
+    some = Examples(x, jax.random.split(jax.random.key(seed + 1), 512)[:num])
     teacher = plans.dpmpp_3m(LINEAR, grids.uniform_log_snr(LINEAR, 200))
-    return some._replace(target=np.asarray(drawn(denoiser, teacher, some)))
+    target = [np.asarray(drawn(denoiser, teacher, part)) for part in some.batches(64)]
+    return some._replace(target=np.concatenate(target)[:num])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize(
-    "name", ["ddim", "dpmpp_2m", "unipc_3", "ipndm_4", "dpm_2s", "ddpm", "dpmpp_2m_sde"]
-)
-def test_a_plan_as_free_numbers_is_that_plan(name, schedule):
-    method = plans.METHODS[name]
-    start = min(schedule.T - 2, 950)
-    times = np.linspace(start, 0.02 * start, 6)
-    plan = method.write(schedule, times)
-    numbers, frame = free.free(plan, schedule, 4)
-    again = free.written(numbers, frame, plan.space, schedule, plan.origin)
-    assert again.belongs(schedule) and again.history == max(4, plan.history)
-    np.testing.assert_allclose(again.t, plan.t, rtol=1e-9)
-    np.testing.assert_allclose(again.matrix(), plan.matrix(), rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(again.noise, plan.noise, rtol=1e-12)
-    np.testing.assert_allclose(again.shift, plan.shift, rtol=1e-9, atol=1e-15)
+METHODS = ["ddim", "dpmpp_2m", "unipc_3", "ipndm_4", "dpm_2s", "ddpm", "dpmpp_2m_sde"]
+
+
+def test_a_plan_as_free_numbers_is_that_plan(subtests):
+    for (schedule, of), name in product(SCHEDULES.items(), METHODS):
+        with subtests.test(f"{name} on {schedule}"):
+            start = min(of.T - 2, 950)
+            plan = plans.METHODS[name].write(of, np.linspace(start, 0.02 * start, 6))
+            numbers, frame = free.free(plan, of, 4)
+            again = free.written(numbers, frame, plan.space, of, plan.origin)
+            assert again.belongs(of) and again.history == max(4, plan.history)
+            np.testing.assert_allclose(again.t, plan.t, rtol=1e-9)
+            np.testing.assert_allclose(again.matrix(), plan.matrix(), rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(again.noise, plan.noise, rtol=1e-12)
+            np.testing.assert_allclose(again.shift, plan.shift, rtol=1e-9, atol=1e-15)
 
 
 def test_any_numbers_are_a_plan_with_levels_in_order():
@@ -98,40 +102,65 @@ def test_every_plan_without_noise_is_a_candidate_once():
 
 
 def test_the_search_among_fixed_plans_finds_the_best(float64):
-    some, candidates = examples(128), fixed(LINEAR, 5)
-    best, errors, calls = ranked(score, candidates, some)
+    some, candidates = examples(256), fixed(LINEAR, NFE)
+    best, errors, calls = ranked(score, candidates, some, least=64)
     every = score(candidates, some)
     assert errors[0] == pytest.approx(every.min()) and (np.diff(errors) >= 0).all()
-    assert calls < 0.5 * len(candidates) * 5 * 128
-    (values,) = pictures(of_pair, [best[0]], some, batch=50)
-    assert squares(values, some.target).mean() == pytest.approx(errors[0] ** 2)
+    assert calls < 0.5 * len(candidates) * NFE * 256
+    # The last of its batches is not full.
+    some = some.take(np.arange(250))
+    values, *_ = pictures(of_pair, best[:1] * 4, some, batch=64)
+    (error, *_) = score(best[:1] * 4, some)
+    assert values.shape == (250, 2)
+    assert squares(values, some.target).mean() == pytest.approx(error**2)
 
 
-@pytest.mark.parametrize("dim", [2, 6])
-def test_derivatives_are_those_of_the_error(float64, dim):
-    """Of few values exactly, of many in expectation."""
-    means = np.random.default_rng(0).normal(size=(3, dim))
-    denoiser = Partial(lambda examples, denoise: denoise, denoise=Partial(_of(means)))
-    some, plan = examples(100, denoiser=denoiser, dim=dim), plans.dpmpp_2m(LINEAR, TRAILING_4)
-    numbers, frame = jax.tree.map(jnp.asarray, free.free(plan, LINEAR, 3))
-    flat, unravel = ravel_pytree(numbers._replace(turn=jnp.full(4, 0.3)))
+def derivatives(denoiser, some, write, nfe, history, draws=1):
+    """What `normal` says of a plan, and what it should be."""
+    plan = write(LINEAR, grids.trailing(1000, nfe))
+    numbers, frame = jax.tree.map(jnp.asarray, free.free(plan, LINEAR, history))
+    flat, unravel = ravel_pytree(numbers._replace(turn=jnp.full(nfe, 0.3)))
     made, index = _Made(frame, plan.space, unravel), jnp.arange(len(flat))
+    gradient = (drawn(denoiser, made.plan(flat), some) - some.target) / some.target.size
+    found = [
+        normal(denoiser, *made.derived(flat, index), some, gradient, key, 0.0, pixels)
+        for key in jax.random.split(KEY, draws)
+    ]
+    matrices = np.array([matrix for matrix, _ in found]) / some.target.size
+    off, by_numbers = by_hand(denoiser, made, some, flat)
+    return matrices, found[0][1], by_numbers.T @ off, by_numbers.T @ by_numbers
+
+
+@jax.jit
+def by_hand(denoiser, made, some, flat):
+    """What a plan is off by, and its derivatives by the numbers of the plan."""
 
     def off(flat):
         values = drawn(denoiser, made.plan(flat), some) - some.target
-        return values.reshape(-1) / values.size**0.5
+        off = values.reshape(-1) / values.size**0.5
+        return off, off
 
-    def half(flat):
-        return jnp.square(off(flat)).sum() / 2
+    by_numbers, off = jax.jacfwd(off, has_aux=True)(flat)
+    return off, by_numbers
 
-    gradient = (drawn(denoiser, made.plan(flat), some) - some.target) / (100 * dim)
-    found = [
-        normal(denoiser, *made.derived(flat, index), some, gradient, key, 0.0, pixels)
-        for key in jax.random.split(KEY, 1 if dim == 2 else 100)
-    ]
-    np.testing.assert_allclose(found[0][1], jax.grad(half)(flat), rtol=1e-7, atol=1e-12)
-    by_numbers = jax.jacfwd(off)(flat)
-    exact, matrices = by_numbers.T @ by_numbers, np.array([m for m, _ in found]) / (100 * dim)
+
+def test_derivatives_are_those_of_the_error(float64):
+    asked = of_pair, examples(64), plans.dpm_2m, NFE, HISTORY
+    matrices, slope, gradient, exact = derivatives(*asked)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(matrices[0], exact, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [2, 6])
+def test_derivatives_of_many_values_are_those_of_the_error_in_expectation(float64, dim):
+    """Of few values exactly."""
+    means = np.random.default_rng(0).normal(size=(3, dim))
+    denoiser = Partial(lambda examples, denoise: denoise, denoise=Partial(_of(means)))
+    some = examples(100, denoiser=denoiser, dim=dim)
+    asked = denoiser, some, plans.dpmpp_2m, 4, 3, 1 if dim == 2 else 100
+    matrices, slope, gradient, exact = derivatives(*asked)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-7, atol=1e-12)
     if dim == 2:
         np.testing.assert_allclose(matrices[0], exact, rtol=1e-7, atol=1e-9)
         return
@@ -143,27 +172,33 @@ def _of(means):
     return Mixture(np.full(len(means), 1 / len(means)), means, 0.3).denoise
 
 
-def test_learning_betters_every_fixed_plan_on_noise_it_never_saw(float64):
-    train, decide, held = examples(512), examples(256, 2), examples(512, 4)
-    found = search(of_pair, LINEAR, 5, train, decide, held, rounds=8)
+from_starts = pytest.mark.parametrize("starts", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
+@from_starts
+def test_learning_betters_every_fixed_plan_on_noise_it_never_saw(float64, starts):
+    train, decide, held = (examples(256 * starts, seed) for seed in (0, 2, 4))
+    found = search(of_pair, LINEAR, NFE, train, decide, held, starts=starts, rounds=8, **SIZES)
     ours, theirs = found.errors
     assert found.won and ours < 0.35 * theirs
-    assert found.plan.nfe == 5 and found.plan.history <= 4
+    assert found.plan.nfe == NFE and found.plan.history <= HISTORY
     assert found.rounds[-1] < found.rounds[0]
     (again,) = score([found.plan], held)
     assert again == pytest.approx(ours)
 
 
-def test_where_the_fixed_plan_is_as_good_it_is_kept(float64):
+@from_starts
+def test_where_the_fixed_plan_is_as_good_it_is_kept(float64, starts):
     """What decides is what the best fixed plan itself draws: nothing can be nearer."""
     train, decide, held = examples(64), examples(64, 2), examples(64, 4)
-    (best, *_), _, _ = ranked(score, fixed(LINEAR, 3), decide)
+    (best, *_), _, _ = ranked(score, fixed(LINEAR, NFE), decide, least=64)
     held = held._replace(target=np.asarray(drawn(of_pair, best, held)))
-    found = search(of_pair, LINEAR, 3, train, decide, held, rounds=1)
+    found = search(of_pair, LINEAR, NFE, train, decide, held, starts=starts, rounds=1, **SIZES)
     assert not found.won and found.plan is found.fixed[0]
     assert found.learned is not found.plan and found.errors[0] > found.errors[1]
 
 
+@pytest.mark.slow
 def test_steps_to_where_nothing_is_finite_are_not_taken():
     broken = Partial(lambda examples: from_eps(lambda x, t: jnp.full_like(x, jnp.nan)))
     x = jnp.ones((4, 2))
@@ -176,11 +211,11 @@ def test_steps_to_where_nothing_is_finite_are_not_taken():
         search(broken, LINEAR, 3, some, some, some)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_left_to_learn_it_ends(float64):
-    some, plan = examples(8), plans.dpmpp_2m(LINEAR, TRAILING_4)
-    some = some._replace(target=np.asarray(drawn(of_pair, plan, some)))
-    numbers, frame = free.free(plan, LINEAR, 2)
+    some, plan = examples(64), plans.dpmpp_2m(LINEAR, grids.trailing(1000, NFE))
+    numbers, frame = free.free(plan, LINEAR, HISTORY)
     (same,) = pictures(of_pair, [free.plan(numbers, frame, plan.space)], some)
     some = some._replace(target=same)
-    found = learn(of_pair, numbers, frame, plan.space, some, some, rounds=3)
+    found = learn(of_pair, numbers, frame, plan.space, some, some, rounds=3, batch=64)
     assert found.learned[-1] < 1e-12

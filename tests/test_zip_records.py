@@ -142,10 +142,11 @@ ARCHIVES = {
 }
 
 
-@pytest.mark.parametrize(("content", "match"), ARCHIVES.values(), ids=ARCHIVES)
-def test_what_torch_does_not_write_is_refused(path, content, match):
-    path.write_bytes(content)
-    writer.refused(path, match)
+def test_what_torch_does_not_write_is_refused(path, subtests):
+    for kind, (content, match) in ARCHIVES.items():
+        with subtests.test(kind):
+            path.write_bytes(content)
+            writer.refused(path, match)
 
 
 def test_an_archive_cut_short_anywhere_is_refused(path):
@@ -159,11 +160,12 @@ def test_an_archive_cut_short_anywhere_is_refused(path):
         writer.refused(path, "cut short|is empty|is no zip archive")
 
 
-def test_a_bit_flipped_anywhere_is_found_or_changes_nothing(path):
+@pytest.mark.parametrize("flips", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_bit_flipped_anywhere_is_found_or_changes_nothing(path, flips):
     whole = writer.archive(entries())
     random = np.random.default_rng(0)
     found = 0
-    for bit in random.choice(len(whole) * 8, 1000, replace=False):
+    for bit in random.choice(len(whole) * 8, flips, replace=False):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
@@ -174,7 +176,7 @@ def test_a_bit_flipped_anywhere_is_found_or_changes_nothing(path):
         except ValueError as error:
             found += 1
             assert str(error).startswith(f"{path}: ")
-    assert found > 300
+    assert found > 0.3 * flips
 
 
 def test_a_file_that_changes_after_it_was_opened_is_refused(path):
@@ -196,6 +198,7 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(path):
         np.asarray(tensor)
 
 
+@pytest.mark.slow
 def test_many_records_are_listed_soon_and_too_many_refused(path):
     made = [writer.Entry(f"model/data/{key:050}", b"") for key in range(2**16 - 8)]
     path.write_bytes(writer.archive([*made, *entries()]))

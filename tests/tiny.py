@@ -73,9 +73,9 @@ def card(params: Pretrained) -> dict:
     }
 
 
-def save(folder: Path, num_classes: int | None = 3, dtype=np.float16) -> Path:
-    """A checkpoint's folder with it."""
-    params = pretrained(num_classes)
+def save(folder: Path, num_classes: int | None = 3, dtype=np.float16, **changes) -> Path:
+    """A checkpoint's folder with it, or with a network of a `config` that is changed."""
+    params = _pretrained("tiny", config(num_classes, **changes))
     folder.mkdir(exist_ok=True)
     folders.save(folder, params.params, card(params), dtype)
     return folder

@@ -5,6 +5,7 @@ coefficients are compared they are given our float64 table, so that what differs
 """
 
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ DENOISERS = {
     "v_prediction": denoisers.from_v,
 }
 GRIDS = {"leading": grids.leading, "trailing": grids.trailing, "linspace": grids.linspace}
-each_schedule = pytest.mark.parametrize("name", SCHEDULES)
+ETAS = (0.0, 0.5, 1.0)
 each_prediction = pytest.mark.parametrize("prediction", READINGS)
 
 
@@ -77,54 +78,51 @@ def assert_same(one, other, err_msg=""):
     np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12, err_msg=str(err_msg))
 
 
-@each_schedule
-@each_prediction
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_equals_their_coefficients(name, prediction, eta):
-    schedule, _ = SCHEDULES[name]
-    for num in NUMS:
-        for offset in (0, 1):
-            times = grids.leading(1000, num, offset)
-            scheduler = ddim(name, num, prediction_type=prediction, steps_offset=offset)
-            plan = plans.ddim(schedule, times, eta)
-            assert_same(ours(plan, prediction), theirs(scheduler, eta), (num, offset))
+def settings(*others):
+    """Every schedule with every value of the others."""
+    return product(SCHEDULES, *others)
 
 
-@each_schedule
 @each_prediction
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_on_the_trailing_grid_equals_theirs_where_num_divides_T(name, prediction, eta):
+def test_ddim_equals_their_coefficients(prediction):
+    for name, eta, num, offset in settings(ETAS, NUMS, (0, 1)):
+        times = grids.leading(1000, num, offset)
+        scheduler = ddim(name, num, prediction_type=prediction, steps_offset=offset)
+        plan = plans.ddim(SCHEDULES[name][0], times, eta)
+        at = name, eta, num, offset
+        assert_same(ours(plan, prediction), theirs(scheduler, eta), at)
+
+
+@each_prediction
+def test_ddim_on_the_trailing_grid_equals_theirs_where_num_divides_T(prediction):
     options = {"timestep_spacing": "trailing", "prediction_type": prediction}
-    for num in NUMS:
+    for name, eta, num in settings(ETAS, NUMS):
         plan = plans.ddim(SCHEDULES[name][0], grids.trailing(1000, num), eta)
-        assert_same(ours(plan, prediction), theirs(ddim(name, num, **options), eta), num)
+        table = theirs(ddim(name, num, **options), eta)
+        assert_same(ours(plan, prediction), table, (name, eta, num))
 
 
-@each_prediction
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("spacing", "num"), [("trailing", 7), ("linspace", 10)])
-def test_exception_their_ddim_jumps_by_a_whole_stride_and_misses_the_next_time(
-    spacing, num, eta, prediction
-):
+def test_exception_their_ddim_jumps_by_a_whole_stride_and_misses_the_next_time(spacing, num):
     # DDIMScheduler goes from t to t - T // num. Where the times are rounded that is not the time
     # at which the network is called next; our plans go there.
     schedule, times = schedules.linear(), GRIDS[spacing](1000, num)
-    options = {"timestep_spacing": spacing, "prediction_type": prediction}
-    table = theirs(ddim("linear", num, **options), eta)
-    assert np.abs(ours(plans.ddim(schedule, times, eta), prediction) - table)[:-1].max() > 1e-4
-    for t, row in zip(times, table, strict=True):
-        plan = plans.ddim(schedule, [t], eta, end=max(t - 1000 // num, schedules.DATA))
-        assert_same(ours(plan, prediction)[0], row, t)
+    for eta, prediction in product(ETAS, READINGS):
+        options = {"timestep_spacing": spacing, "prediction_type": prediction}
+        table = theirs(ddim("linear", num, **options), eta)
+        rows = ours(plans.ddim(schedule, times, eta), prediction)
+        assert np.abs(rows - table)[:-1].max() > 1e-4, (eta, prediction)
+        for t, row in zip(times, table, strict=True):
+            plan = plans.ddim(schedule, [t], eta, end=max(t - 1000 // num, schedules.DATA))
+            assert_same(ours(plan, prediction)[0], row, (eta, prediction, t))
 
 
-@each_schedule
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_that_ends_at_time_0_is_theirs_without_set_alpha_to_one(name, eta):
+def test_ddim_that_ends_at_time_0_is_theirs_without_set_alpha_to_one():
     # As Stable Diffusion 1 and 2 are set.
-    for num in NUMS:
+    for name, eta, num in settings(ETAS, NUMS):
         scheduler = ddim(name, num, set_alpha_to_one=False, steps_offset=1)
         plan = plans.ddim(SCHEDULES[name][0], grids.leading(1000, num, 1), eta, end=0)
-        assert_same(ours(plan), theirs(scheduler, eta), num)
+        assert_same(ours(plan), theirs(scheduler, eta), (name, eta, num))
 
 
 def test_exception_without_set_alpha_to_one_they_step_from_time_0_to_time_0():
@@ -136,30 +134,24 @@ def test_exception_without_set_alpha_to_one_they_step_from_time_0_to_time_0():
     assert_same(ours(plan), table[:-1])
 
 
-@each_schedule
 @each_prediction
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_ddpm_equals_their_coefficients(name, prediction, variance):
-    options = {"prediction_type": prediction, "variance_type": f"fixed_{variance}"}
-    for num in NUMS:
+def test_ddpm_equals_their_coefficients(prediction):
+    for name, variance, num in settings(("small", "large"), NUMS):
+        options = {"prediction_type": prediction, "variance_type": f"fixed_{variance}"}
         plan = plans.ddpm(SCHEDULES[name][0], grids.leading(1000, num), variance)
-        assert_same(ours(plan, prediction), theirs(ddpm(name, num, **options)), num)
+        table = theirs(ddpm(name, num, **options))
+        assert_same(ours(plan, prediction), table, (name, variance, num))
 
 
-@each_schedule
 @each_prediction
-@pytest.mark.parametrize("spacing", GRIDS)
-def test_ddpm_equals_theirs_on_every_grid_up_to_the_noise_of_the_last_step(
-    name, spacing, prediction
-):
-    for num in [7, *NUMS]:
-        for variance in ("small", "large"):
-            options = {"timestep_spacing": spacing, "variance_type": f"fixed_{variance}"}
-            plan = plans.ddpm(SCHEDULES[name][0], GRIDS[spacing](1000, num), variance)
-            table = theirs(ddpm(name, num, prediction_type=prediction, **options))
-            rows = ours(plan, prediction)
-            assert_same(rows[:-1], table[:-1], num)
-            assert_same(rows[-1, :2], table[-1, :2], num)
+def test_ddpm_equals_theirs_on_every_grid_up_to_the_noise_of_the_last_step(prediction):
+    for name, spacing, num, variance in settings(GRIDS, [7, *NUMS], ("small", "large")):
+        options = {"timestep_spacing": spacing, "variance_type": f"fixed_{variance}"}
+        plan = plans.ddpm(SCHEDULES[name][0], GRIDS[spacing](1000, num), variance)
+        table = theirs(ddpm(name, num, prediction_type=prediction, **options))
+        rows, at = ours(plan, prediction), (name, spacing, num, variance)
+        assert_same(rows[:-1], table[:-1], at)
+        assert_same(rows[-1, :2], table[-1, :2], at)
 
 
 def test_exception_their_ddpm_adds_noise_to_the_picture_where_the_last_time_is_not_0():
@@ -193,7 +185,6 @@ LOOPS = {
     "ddpm_small": (plans.ddpm, ddpm, {}, None),
     "ddpm_large": (partial(plans.ddpm, variance="large"), ddpm, LARGE, None),
 }
-each_loop = pytest.mark.parametrize("loop", LOOPS)
 
 
 @partial(jax.jit, static_argnames="denoise")
@@ -224,26 +215,25 @@ def both(loop, name, prediction, dtype, exact=True, clip=False):
     return np.asarray(out), x.numpy()
 
 
-@each_loop
-@each_schedule
 @each_prediction
-def test_loop_equals_theirs_in_float64(loop, name, prediction, float64):
-    out, expected = both(loop, name, prediction, jnp.float64)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+def test_loop_equals_theirs_in_float64(prediction, float64):
+    for name, loop in settings(LOOPS):
+        out, expected = both(loop, name, prediction, jnp.float64)
+        within = 1e-12 * np.abs(expected).max()
+        np.testing.assert_allclose(out, expected, rtol=0, atol=within, err_msg=f"{name} {loop}")
 
 
-@each_loop
-@each_schedule
 @each_prediction
-def test_loop_that_clips_equals_clip_sample_in_float64(loop, name, prediction, float64):
+def test_loop_that_clips_equals_clip_sample_in_float64(prediction, float64):
     # DDIM's part in it is `use_clipped_model_output`: eps follows the clipped x_0.
-    out, expected = both(loop, name, prediction, jnp.float64, clip=True)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12)
-    assert (np.abs(expected) == 1).any()
+    for name, loop in settings(LOOPS):
+        out, expected = both(loop, name, prediction, jnp.float64, clip=True)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12, err_msg=f"{name} {loop}")
+        assert (np.abs(expected) == 1).any(), (name, loop)
 
 
-@each_loop
-@each_schedule
-def test_loop_equals_that_of_an_untouched_scheduler_in_float32(loop, name):
-    out, expected = both(loop, name, "epsilon", jnp.float32, exact=False)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+def test_loop_equals_that_of_an_untouched_scheduler_in_float32():
+    for name, loop in settings(LOOPS):
+        out, expected = both(loop, name, "epsilon", jnp.float32, exact=False)
+        within = 2e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(out, expected, rtol=0, atol=within, err_msg=f"{name} {loop}")

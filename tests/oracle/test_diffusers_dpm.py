@@ -5,6 +5,7 @@ through a step.
 """
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -43,10 +44,14 @@ SOLVERS = {
 }
 # On eps they have no step to the data.
 DATA_SOLVERS = [name for name, (algorithm, _, _) in SOLVERS.items() if algorithm != "dpmsolver"]
-ENDS = [(name, "sigma_min") for name in SOLVERS] + [(name, "zero") for name in DATA_SOLVERS]
-each_end = pytest.mark.parametrize(("solver", "final"), ENDS)
+each_solver = pytest.mark.parametrize("solver", SOLVERS)
+FORMS = {"midpoint": NUMS, "heun": (5, 15, 20)}
 LEVELS = ["use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas"]
 CASE = Case("scaled_linear", 20, "leading", "epsilon")
+
+
+def ends(solver):
+    return ("sigma_min", "zero") if solver in DATA_SOLVERS else ("sigma_min",)
 
 
 class Setting:
@@ -77,32 +82,31 @@ class Setting:
         return self.plan(schedule, times, end=end, **options)
 
 
-@each_end
-@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
-def test_coefficients_equal_theirs(solver, final, solver_type):
-    many = NUMS if solver_type == "midpoint" else (5, 15, 20)
-    for lower, nums in ((True, many), (False, (7, 20))):
-        setting = Setting(solver, final, lower, solver_type)
-        assert_same(DPM, setting.write, cases(nums=nums), **setting.options)
+@each_solver
+def test_coefficients_equal_theirs(solver):
+    for final, (solver_type, many) in product(ends(solver), FORMS.items()):
+        for lower, nums in ((True, many), (False, (7, 20))):
+            setting = Setting(solver, final, lower, solver_type)
+            assert_same(DPM, setting.write, cases(nums=nums), **setting.options)
 
 
-@each_end
-def test_untouched_schedulers_come_close(solver, final):
-    setting = Setting(solver, final)
-    for case in cases(nums=(5, 20, 50)):
+@each_solver
+def test_untouched_schedulers_come_close(solver):
+    for final, case in product(ends(solver), cases(nums=(5, 20, 50))):
+        setting = Setting(solver, final)
         close = single_precision(case, setting.space)
         assert_same(DPM, setting.write, [case], close, exact=False, **setting.options)
 
 
-@pytest.mark.parametrize("solver", DATA_SOLVERS)
 @pytest.mark.parametrize("option", LEVELS)
-def test_formulas_equal_theirs_at_levels_between_the_times(solver, option):
-    setting = Setting(solver)
-    options = setting.options | {option: True}
-    for case in cases(spacings=("linspace",), nums=(7, 20)):
+def test_formulas_equal_theirs_at_levels_between_the_times(option):
+    every = product(DATA_SOLVERS, cases(spacings=("linspace",), nums=(7, 20)))
+    for solver, case in every:
+        setting = Setting(solver)
+        options = setting.options | {option: True}
         table = theirs(DPM, case, change=from_the_start, **options)
         plan = setting.of(*levels(table.sigmas))
-        assert difference(ours(plan, case.prediction), table.rows) < FORMULAS, case
+        assert difference(ours(plan, case.prediction), table.rows) < FORMULAS, (solver, case)
 
 
 def test_an_offset_and_a_clipped_lambda_are_but_other_times():

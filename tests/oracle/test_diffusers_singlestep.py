@@ -4,6 +4,8 @@ Its "sde-dpmsolver++" has no plan: it draws noise at every call, and starts a st
 from before that noise.
 """
 
+from itertools import product
+
 import pytest
 from diffusers_oracle import (
     FORMULAS,
@@ -26,7 +28,7 @@ SPACES = {"dpmsolver": "eps", "dpmsolver++": "x_0"}
 # On eps they have no step to the data.
 ENDS = [("dpmsolver", "sigma_min"), ("dpmsolver++", "sigma_min"), ("dpmsolver++", "zero")]
 each_end = pytest.mark.parametrize(("algorithm", "final"), ENDS)
-each_order = pytest.mark.parametrize("order", [1, 2, 3])
+ORDERS = (1, 2, 3)
 CASE = Case("scaled_linear", 10, "linspace", "epsilon")
 
 
@@ -61,27 +63,25 @@ class Setting:
 
 
 @each_end
-@each_order
-@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
-def test_coefficients_equal_theirs(algorithm, final, order, solver_type):
-    setting = Setting(algorithm, final, order, solver_type)
-    both = cases(spacings=("linspace",), nums=(5, 6, 7, 10, 15, 20, 50))
-    assert_same(SINGLESTEP, setting.write, both, **setting.options)
+def test_coefficients_equal_theirs(algorithm, final):
+    for order, solver_type in product(ORDERS, ("midpoint", "heun")):
+        setting = Setting(algorithm, final, order, solver_type)
+        both = cases(spacings=("linspace",), nums=(5, 6, 7, 10, 15, 20, 50))
+        assert_same(SINGLESTEP, setting.write, both, **setting.options)
 
 
-@each_order
 @pytest.mark.parametrize("algorithm", SPACES)
-def test_coefficients_without_lower_orders_equal_theirs(algorithm, order):
-    setting = Setting(algorithm, "sigma_min", order, lower=False)
-    both = cases(spacings=("linspace",), nums=(6, 12, 24))
-    assert_same(SINGLESTEP, setting.write, both, **setting.options)
+def test_coefficients_without_lower_orders_equal_theirs(algorithm):
+    for order in ORDERS:
+        setting = Setting(algorithm, "sigma_min", order, lower=False)
+        both = cases(spacings=("linspace",), nums=(6, 12, 24))
+        assert_same(SINGLESTEP, setting.write, both, **setting.options)
 
 
 @each_end
-@each_order
-def test_untouched_schedulers_come_close(algorithm, final, order):
-    setting = Setting(algorithm, final, order)
-    for case in cases(spacings=("linspace",)):
+def test_untouched_schedulers_come_close(algorithm, final):
+    for order, case in product(ORDERS, cases(spacings=("linspace",))):
+        setting = Setting(algorithm, final, order)
         close = single_precision(case, setting.space)
         assert_same(SINGLESTEP, setting.write, [case], close, exact=False, **setting.options)
 

@@ -1,5 +1,7 @@
 """Our plans of UniPC against diffusers' UniPCMultistepScheduler."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from diffusers_oracle import (
@@ -23,11 +25,9 @@ from skipjax.schedules import DATA
 
 UNIPC = diffusers.UniPCMultistepScheduler
 each_order = pytest.mark.parametrize("order", [1, 2, 3])
-each_variant = pytest.mark.parametrize("variant", ["bh1", "bh2"])
 # x_0 and "bh2" is all with which they step to the data.
 FORMS = [("x_0", "bh2", "zero"), ("x_0", "bh2", "sigma_min"), ("x_0", "bh1", "sigma_min")]
 FORMS += [("eps", "bh1", "sigma_min"), ("eps", "bh2", "sigma_min")]
-each_form = pytest.mark.parametrize(("space", "variant", "final"), FORMS)
 CASE = Case("scaled_linear", 10, "leading", "epsilon")
 
 
@@ -55,27 +55,25 @@ class Setting:
 
 
 @each_order
-@each_form
-def test_coefficients_equal_theirs(order, space, variant, final):
-    setting = Setting(order, space, variant, final)
-    assert_same(UNIPC, setting.write, cases(), **setting.options)
+def test_coefficients_equal_theirs(order):
+    for form in FORMS:
+        setting = Setting(order, *form)
+        assert_same(UNIPC, setting.write, cases(), **setting.options)
 
 
 @each_order
-@each_variant
-@pytest.mark.parametrize("space", ["x_0", "eps"])
-def test_coefficients_without_the_corrector_or_lower_orders_equal_theirs(order, variant, space):
-    for lower, correct in ((True, False), (False, True)):
-        setting = Setting(order, space, variant, "sigma_min", lower, correct)
+def test_coefficients_without_the_corrector_or_lower_orders_equal_theirs(order):
+    switches = (True, False), (False, True)
+    for space, variant, switch in product(("x_0", "eps"), ("bh1", "bh2"), switches):
+        setting = Setting(order, space, variant, "sigma_min", *switch)
         assert_same(UNIPC, setting.write, cases(nums=(5, 20)), **setting.options)
 
 
 @each_order
-@each_form
-def test_untouched_schedulers_come_close(order, space, variant, final):
-    setting = Setting(order, space, variant, final)
-    for case in cases(nums=(5, 7, 50)):
-        close = single_precision(case, space)
+def test_untouched_schedulers_come_close(order):
+    for form, case in product(FORMS, cases(nums=(5, 7, 50))):
+        setting = Setting(order, *form)
+        close = single_precision(case, setting.space)
         assert_same(UNIPC, setting.write, [case], close, exact=False, **setting.options)
 
 

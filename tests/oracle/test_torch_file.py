@@ -37,24 +37,27 @@ def module():
     return layers
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_state_dicts_of_modules_are_read_as_torch_reads_them(tmp_path, protocol):
+def test_state_dicts_of_modules_are_read_as_torch_reads_them(tmp_path, subtests):
     path = tmp_path / "model.pt"
-    torch.save(module().state_dict(), path, pickle_protocol=protocol)
-    expected = torch.load(path, weights_only=protocol == 2)
-    tensors = torch_file.state_dict(path)
-    assert list(tensors) == list(expected)
-    for name, tensor in tensors.items():
-        same(tensor, expected[name])
+    for protocol in (2, 3, 4, 5):
+        torch.save(module().state_dict(), path, pickle_protocol=protocol)
+        expected = torch.load(path, weights_only=protocol == 2)
+        with subtests.test(protocol):
+            tensors = torch_file.state_dict(path)
+            assert list(tensors) == list(expected)
+            for name, tensor in tensors.items():
+                same(tensor, expected[name])
 
 
-@pytest.mark.parametrize("name", DTYPES)
-def test_every_dtype_of_torch_is_read(tmp_path, name):
-    values = (torch.arange(24).reshape(2, 3, 4) / 3 + 1).to(getattr(torch, name))
-    torch.save({"weight": values, "part": values[1, :, 1:3]}, tmp_path / "model.pt")
-    tensors = torch_file.state_dict(tmp_path / "model.pt")
-    same(tensors["weight"], values)
-    same(tensors["part"], values[1, :, 1:3])
+def test_every_dtype_of_torch_is_read(tmp_path, subtests):
+    path = tmp_path / "model.pt"
+    for name in DTYPES:
+        values = (torch.arange(24).reshape(2, 3, 4) / 3 + 1).to(getattr(torch, name))
+        torch.save({"weight": values, "part": values[1, :, 1:3]}, path)
+        with subtests.test(name):
+            tensors = torch_file.state_dict(path)
+            same(tensors["weight"], values)
+            same(tensors["part"], values[1, :, 1:3])
 
 
 def test_views_and_what_shares_memory_are_read_as_they_look(tmp_path):

@@ -1,0 +1,140 @@
+"""A job whose files are damaged says so in a line each, and makes them again."""
+
+import json
+import shutil
+
+import compiling
+import pytest
+from small_jobs import NUM, SHARDS, files, run, small
+
+from skipjax import jobs
+from skipjax.jobs import Job
+from skipjax.jobs.locks import Owner
+
+# A kind of damage, what it does, pictures that are made again, what is said.
+KINDS = {
+    "truncated": (16, "shards/000001.npz has 100 bytes instead of 4,"),
+    "a flipped bit": (16, "shards/000001.npz is not what was written"),
+    "deleted": (16, "shards/000001.npz is missing: made again"),
+    "another shard in its place": (16, "is not what was written: its sha256 is another: made"),
+    "a manifest cut in the middle of a line": (8, "manifest/0.jsonl: lines that are cut"),
+    "no manifest": (40, "shards/000000.npz is not in the manifest: made again"),
+    "half-written files": (0, "4 half-written files removed"),
+    "a lock of one that died": (0, "40 of 40 pictures are there already"),
+    "a lease of one that died": (16, "shards/000001.npz is missing: made again"),
+    "a foreign file": (0, "shards/notes.txt is no file of this job: left alone"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurry():
+    with compiling.in_a_hurry():
+        yield
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return small(tmp_path_factory.mktemp("jobs"))
+
+
+@pytest.fixture(scope="module")
+def finished(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(job, out)
+    return out
+
+
+def damage(out, kind, number=1):
+    """Damages a shard, or what stands beside it."""
+    name = f"{number:06d}"
+    shard, manifest = out / "shards" / f"{name}.npz", out / "manifest" / "0.jsonl"
+    content = bytearray(shard.read_bytes())
+    dead = json.dumps(vars(Owner.here(1)) | {"born": "before"})
+    match kind:
+        case "truncated":
+            shard.write_bytes(content[:100])
+        case "a flipped bit":
+            content[len(content) // 2] ^= 4
+            shard.write_bytes(content)
+        case "deleted":
+            shard.unlink()
+        case "another shard in its place":
+            shard.write_bytes((out / "shards" / SHARDS[0]).read_bytes())
+        case "a manifest cut in the middle of a line":
+            manifest.write_bytes(manifest.read_bytes()[:-30])
+        case "no manifest":
+            manifest.unlink()
+        case "half-written files":
+            for folder in ("shards", "manifest", ".", "workers"):
+                (out / folder / f".{name}.npz.token.tmp").write_bytes(b"half")
+        case "a lock of one that died":
+            (out / "workers" / "0.json").write_text(dead)
+        case "a lease of one that died":
+            (out / "leases").mkdir(exist_ok=True)
+            (out / "leases" / f"{name}.json").write_text(dead)
+            shard.unlink()
+        case "a foreign file":
+            (out / "shards" / "notes.txt").write_text("mine")
+
+
+def check(job, out, whole, foreign):
+    """Whether all is mended, and stays so."""
+    assert files(out) == whole | foreign
+    assert not list(out.rglob("*.tmp")) and not jobs.verify(out).faults
+    assert not list(out.glob("leases/*")) and not list(out.glob("workers/*"))
+    outcome, told = run(job, out)
+    assert outcome.pictures == 0 and len(told.lines) == 1 + bool(foreign)
+
+
+def test_all_kinds_of_damage_at_once_are_told_in_a_line_and_mended(job, tmp_path):
+    out, job = tmp_path / "run", Job(**vars(job) | {"shard_size": 4})
+    run(job, out)
+    whole = files(out)
+    for number, kind in (
+        (1, "truncated"),
+        (2, "a flipped bit"),
+        (3, "deleted"),
+        (4, "another shard in its place"),
+        (5, "a lease of one that died"),
+        (6, "half-written files"),
+        (7, "a foreign file"),
+        (8, "a lock of one that died"),
+        (9, "a manifest cut in the middle of a line"),
+    ):
+        damage(out, kind, number)
+    outcome, told = run(job, out)
+    assert outcome.pictures == 6 * 4 and outcome.missing == 0
+    for said in (
+        "shards/000001.npz has 100 bytes instead of 1,",
+        "shards/000002.npz is not what was written: its sha256 is another: made again",
+        "shards/000003.npz is missing: made again",
+        "shards/000004.npz is not what was written: its sha256 is another: made again",
+        "shards/000005.npz is missing: made again",
+        "shards/000009.npz is not in the manifest: made again",
+        "manifest/0.jsonl: lines that are cut",
+        "4 half-written files removed",
+        "16 of 40 pictures are there already",
+        "shards/notes.txt is no file of this job: left alone",
+    ):
+        assert sum(said in line for line in told.lines) == 1, (said, told.lines)
+    check(job, out, whole, {"notes.txt": b"mine"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_told_in_a_line_and_mended(job, finished, tmp_path, kind):
+    out, (made, said) = shutil.copytree(finished, tmp_path / "run"), KINDS[kind]
+    damage(out, kind)
+    outcome, told = run(job, out)
+    assert outcome.pictures == made and outcome.missing == 0
+    assert sum(said in line for line in told.lines) == 1, told.lines
+    check(job, out, files(finished), {"notes.txt": b"mine"} if kind == "a foreign file" else {})
+
+
+def test_many_faults_are_counted_and_not_all_listed(job, tmp_path):
+    single = Job(**vars(job) | {"shard_size": 1})
+    run(single, tmp_path / "run")
+    (tmp_path / "run/manifest/0.jsonl").unlink()
+    outcome, told = run(single, tmp_path / "run")
+    assert outcome.pictures == NUM and "and 30 more are made again" in told
+    assert sum("is not in the manifest" in line for line in told.lines) == 10

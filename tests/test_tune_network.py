@@ -1,0 +1,80 @@
+"""Plans made for a U-Net, from the first call to the last picture."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.tree_util import Partial
+
+import skipjax
+from skipjax import plans
+from skipjax.generation import denoiser
+from skipjax.plans import Plan
+from skipjax.tuning import pull
+from skipjax.tuning.examples import Examples, drawn
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_in_a_hurry")]
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny.pretrained()
+
+
+TINY = {"nfe": 3, "num": 4, "held_out": 3, "teacher_nfe": 60, "rounds": 2, "starts": 1, "batch": 3}
+
+
+def tuned(network, **changes):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no learned plan")
+        return skipjax.tune(network, KEY, **TINY | changes)
+
+
+def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
+    plan = tuned(network, label=1, out=tmp_path)
+    assert plan.nfe == 3
+    said = plan.origin.tuned
+    assert said["checkpoint"] == network.fingerprint and said["teacher"].startswith("dpmpp_3m")
+    assert set(said["error"]) == {"tuned", "fixed", "ratio"}
+    again = Plan.from_json((tmp_path / "plan.json").read_text())
+    assert again.origin.tuned == json.loads(json.dumps(said))
+    np.testing.assert_array_equal(again.mix, plan.mix)
+    assert {"plan.json", "report.md", "before.png", "after.png", "error.png", "teacher"} == {
+        path.name for path in tmp_path.iterdir()
+    }
+    assert ", 9 calls | " in (tmp_path / "report.md").read_text()
+    pictures = skipjax.sample(network, KEY, plan=again, num=2, label=0)
+    assert np.isfinite(pictures).all()
+    # The teacher's pictures are there: interrupted or not, they are not drawn again.
+    before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "teacher").iterdir())]
+    same = tuned(network, label=1, out=tmp_path)
+    after = [path.stat().st_mtime_ns for path in sorted((tmp_path / "teacher").iterdir())]
+    assert before[:-1] == after[:-1]
+    np.testing.assert_array_equal(same.mix, plan.mix)
+    with pytest.raises(ValueError, match="teacher holds another teacher: "):
+        tuned(network, label=2, out=tmp_path)
+
+
+def test_derivatives_are_those_of_the_network():
+    """Many pictures, and norms of single channels: `pull` says what went wrong there."""
+    network = tiny.pretrained(None)
+    keys = jax.random.split(KEY, 32)
+    some = Examples(jax.random.normal(KEY, (32, *network.shape)), keys)
+    of = Partial(lambda params, some: denoiser(params, clip=False), network)
+    plan = plans.dpmpp_2m(network.schedule, [900.0, 300.0])
+    plan = jax.tree.map(jnp.float32, plan)
+    v = jax.random.normal(jax.random.key(1), (5, 32, *network.shape))
+    carries = pull.walked(of, plan, some)
+    vectors = {1: None, 2: pull.Vectors(v)}
+    owed = pull.pulled(of, plan, some, carries, vectors.get)
+    gradient = jax.jit(jax.grad(lambda plan, v: (v * drawn(of, plan, some)).sum()))
+    for i in (0, 4):
+        along = gradient(plan, v[i])
+        for got, wanted in zip(jax.tree.leaves(owed), jax.tree.leaves(along), strict=True):
+            got = got[..., i, :].sum(axis=-1)
+            np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
