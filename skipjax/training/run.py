@@ -10,7 +10,7 @@ from skipjax.models import UNetConfig
 from skipjax.pretrained import SCHEDULES, Spec
 from skipjax.schedules import Form, Schedule
 from skipjax.training import losses
-from skipjax.training.objective import Loss, check
+from skipjax.training.objective import LEARN_VARIANCE, Loss, check
 
 # May change when a run goes on: how long, and what is kept of it on the way.
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
@@ -24,9 +24,9 @@ class Settings:
         schedule: The forward process: a name that `Spec` knows.
         T: Number of training times.
         prediction: What the network predicts: "eps", "x_0" or "v".
-        loss: "mse", "min_snr", "hybrid" (ADM's, with a learned variance), or "skip_step"
-            (S^2-DM's).
-        gamma: Of "min_snr": the largest SNR that counts.
+        loss: "mse", "min_snr", "hybrid" (ADM's, with a learned variance), "min_snr_hybrid" (both),
+            or "skip_step" (S^2-DM's).
+        gamma: Of "min_snr" and "min_snr_hybrid": the largest SNR that counts.
         skip: Of "skip_step": steps jumped over.
         tau: Of "skip_step": weight of DDPM's loss.
         form: Of "skip_step": "released" or "paper".
@@ -146,7 +146,7 @@ class Run(Settings):
             self.T,
             self.prediction,
             class_names,
-            variance="learned_range" if self.loss == "hybrid" else "small",
+            variance="learned_range" if self.loss in LEARN_VARIANCE else "small",
             null_label=self.null_label,
         )
 
