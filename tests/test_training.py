@@ -316,6 +316,11 @@ def test_labels_must_fit(tmp_path, data, labels, match):
         ({"ema": (1.0,)}, "ema holds 1.0"),
         ({"accumulate": 3}, "batch is 8: it must be a multiple of accumulate, 3"),
         ({"drop_labels": 1.0}, "drop_labels is 1.0"),
+        ({"unmirrored": (0, 3)}, "unmirrored is 3: it must be a whole number in 0 .. 2"),
+        (
+            {"unmirrored": (1,), "unet": replace(NETWORK, num_classes=None)},
+            "unmirrored is .1,., and the network has no classes",
+        ),
         ({"loss": "l1"}, "loss is 'l1'"),
         ({"loss": "mse"}, "has 6 output channels, and the loss 'mse'"),
         ({"prediction": "score"}, "prediction is 'score'"),
@@ -399,3 +404,27 @@ def test_flips_and_shifts_are_drawn_apart(pictures):
     first, second = (look(jax.random.key(i), pictures, 2, True) for i in range(2))
     assert (first != second).any()
     np.testing.assert_array_equal(look(jax.random.key(0), pictures, 2, True), first)
+
+
+def test_pictures_that_are_not_mirrored_are_left_alone_and_the_rest_as_it_was(pictures):
+    batch, sided = jnp.tile(pictures, (50, 1, 1, 1)), jnp.arange(100) % 3 == 0
+    free, held = (look(jax.random.key(0), batch, 0, True, which) for which in (None, sided))
+    np.testing.assert_array_equal(held[sided], batch[sided])
+    np.testing.assert_array_equal(held[~sided], free[~sided])
+    assert (free != batch).any((1, 2, 3)).mean() > 0.3
+
+
+@pytest.mark.usefixtures("light")
+def test_a_step_mirrors_no_picture_of_an_unmirrored_label(data):
+    """Then its loss is that of a step without mirrors."""
+    images = data.images[:8].copy()
+    images[:, :, :4] = 0
+    run = replace(RUN, shift=0, unmirrored=(1,))
+
+    def loss(run, label):
+        step = train.train_step(run, placement.mesh(1))
+        _, metrics = step(train.init(run), tables(run), images, np.full(8, label, np.int32))
+        return metrics.total
+
+    assert loss(run, 1) == loss(replace(run, flip=False), 1)
+    assert loss(run, 2) != loss(replace(run, flip=False), 2)
