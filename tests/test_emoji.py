@@ -71,6 +71,29 @@ def test_names_and_labels_belong_together(pictures, name, label):
 
 
 @needs_font
+def test_subgroups_are_finer_classes_of_the_same_pictures(pictures):
+    fine = emoji.render(classes="subgroup")
+    np.testing.assert_array_equal(fine.images, pictures.images)
+    assert 95 <= len(fine.class_names) == len(np.unique(fine.labels)) <= 110  # 99 of Unicode 15.0
+    assert (np.diff(fine.labels) >= 0).all()
+    for name, label in (
+        ("grinning face", "face-smiling"),
+        ("frog", "animal-amphibian"),
+        ("flag: Japan", "country-flag"),
+    ):
+        assert fine.class_names[fine.labels[fine.names.index(name)]] == label
+    groups = emoji.subgroups()
+    assert tuple(groups) == CLASSES and groups["Flags"][1] == "country-flag"
+    assert sum(groups.values(), ()) == fine.class_names
+    owner = {name: group for group, names in groups.items() for name in names}
+    assert [owner[fine.class_names[label]] for label in fine.labels] == [
+        CLASSES[label] for label in pictures.labels
+    ]
+    train, held = held_out(fine)  # a frog is alone in its class, and stays in train
+    assert set(train.labels) == set(fine.labels) and 150 < len(held.names) < 200
+
+
+@needs_font
 def test_no_skin_tones(pictures):
     assert not [name for name in pictures.names if "skin tone" in name]
 
@@ -152,6 +175,8 @@ def test_missing_files_say_which_package_has_them(tmp_path):
     (tmp_path / "some.ttf").touch()
     with pytest.raises(FileNotFoundError, match="unicode-data"):
         emoji.render(font=tmp_path / "some.ttf", emoji_test=tmp_path / "no.txt")
+    with pytest.raises(FileNotFoundError, match="unicode-data"):
+        emoji.subgroups(tmp_path / "no.txt")
 
 
 def test_missing_raqm_says_what_to_install(tmp_path, monkeypatch):
@@ -173,6 +198,11 @@ def test_a_font_of_another_kind_is_refused(emoji_list, monkeypatch):
 def test_sizes_the_bitmaps_cannot_serve(size):
     with pytest.raises(ValueError, match="size"):
         emoji.render(size)
+
+
+def test_other_classes_are_refused():
+    with pytest.raises(ValueError, match="classes is 'name': it must be one of group, subgroup"):
+        emoji.render(classes="name")
 
 
 def some_pictures():

@@ -1,13 +1,17 @@
-"""The hybrid loss against guided-diffusion's."""
+"""The hybrid loss against guided-diffusion's, and with the weights of min-SNR."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from skipjax import grids, schedules
 from skipjax.schedules import Schedule
-from skipjax.training import losses
+from skipjax.training import losses, objective
+from skipjax.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 CHAINS = {
@@ -102,3 +106,31 @@ def test_a_perfect_prediction_with_the_posterior_variance_costs_nothing():
     assert (loss.mse == 0).all()
     np.testing.assert_allclose(loss.bound, 0, atol=1e-5)
     assert (worse.bound > loss.bound).all()
+
+
+@pytest.mark.parametrize("prediction", objective.PREDICTIONS)
+def test_min_snr_hybrid_weights_the_error_and_leaves_the_bound(prediction):
+    run = Run(unet=tiny.config(), loss="min_snr_hybrid", prediction=prediction, gamma=3.0)
+    t = jnp.asarray([0, 100, 500, 999])
+    output, x_0, eps = jnp.split(jax.random.normal(jax.random.key(0), (4, 8, 8, 12)), [6, 9], -1)
+    x_t = diffuse(losses.chain(run.process), x_0, t, eps)
+
+    def of(loss):
+        tables = objective.tables(replace(run, loss=loss))
+        return objective.evaluate(loss, prediction, tables, output, x_0, x_t, t, eps, eps)
+
+    plain, weighted = of("hybrid"), of("min_snr_hybrid")
+    np.testing.assert_array_equal(weighted.bound, plain.bound)
+    np.testing.assert_array_equal(weighted.mse, plain.mse)
+    weight = losses.min_snr_weight(run.process, prediction, 3.0)[t]
+    expected = weight * plain.mse + plain.bound
+    np.testing.assert_allclose(weighted.total, expected, rtol=1e-6)
+    assert run.spec().variance == "learned_range"
+
+
+def test_min_snr_hybrid_is_checked_like_its_parts():
+    run = Run(unet=tiny.config(), loss="min_snr_hybrid")
+    with pytest.raises(ValueError, match="gamma is 0.0"):
+        replace(run, gamma=0.0)
+    with pytest.raises(ValueError, match="has 3 output channels, .*'min_snr_hybrid' .* wants 6"):
+        replace(run, unet=replace(tiny.config(), out_channels=3))

@@ -187,6 +187,11 @@ REFUSED = [
     ({"ema": (1.0,)}, "ema holds 1.0"),
     ({"accumulate": 3}, "batch is 8: it must be a multiple of accumulate, 3"),
     ({"drop_labels": 1.0}, "drop_labels is 1.0"),
+    ({"unmirrored": (0, 3)}, "unmirrored is 3: it must be a whole number in 0 .. 2"),
+    (
+        {"unmirrored": (1,), "unet": replace(RUN.unet, num_classes=None)},
+        "unmirrored is .1,., and the network has no classes",
+    ),
     ({"loss": "l1"}, "loss is 'l1'"),
     ({"loss": "mse"}, "has 6 output channels, and the loss 'mse'"),
     ({"prediction": "score"}, "prediction is 'score'"),

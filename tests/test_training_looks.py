@@ -48,3 +48,13 @@ def test_flips_and_shifts_are_drawn_apart(pictures):
     first, second = (seen(jax.random.key(i), batch, 2)[::1500] for i in range(2))
     assert (first != second).any()
     np.testing.assert_array_equal(seen(jax.random.key(0), batch, 2)[::1500], first)
+
+
+def test_pictures_that_are_not_mirrored_are_left_alone_and_the_rest_as_it_was(pictures):
+    batch, sided = np.tile(pictures, (50, 1, 1, 1)), np.arange(100) % 3 == 0
+    free, held = (
+        np.asarray(look(jax.random.key(0), batch, 0, True, which)) for which in (None, sided)
+    )
+    np.testing.assert_array_equal(held[sided], batch[sided])
+    np.testing.assert_array_equal(held[~sided], free[~sided])
+    assert (free != batch).any((1, 2, 3)).mean() > 0.3

@@ -122,3 +122,19 @@ def test_the_learning_rate_rises_stays_and_falls_to_0():
 def test_the_constant_part_does_not_know_how_long_the_run_will_be():
     short, long = (learning_rate(1e-3, steps, 5, 0.5) for steps in (40, 80))
     assert [short(i) for i in range(20)] == [long(i) for i in range(20)]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_step_mirrors_no_picture_of_an_unmirrored_label():
+    """Then its loss is that of a step without mirrors."""
+    images = IMAGES.copy()
+    images[:, :, :4] = 0
+    run, mesh = replace(LIGHT, flip=True, unmirrored=(1,)), placement.mesh(1)
+
+    def loss(run, label):
+        step = train.train_step(run, mesh)
+        labels = np.full(8, label, np.int32)
+        return step(begun(run, mesh), tables(run), images, labels)[1].total
+
+    assert loss(run, 1) == loss(replace(run, flip=False), 1)
+    assert loss(run, 2) != loss(replace(run, flip=False), 2)

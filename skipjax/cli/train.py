@@ -19,7 +19,7 @@ from skipjax.study import design, results
 from skipjax.study import run as run_study
 from skipjax.training import folder
 from skipjax.training.fit import averaged, fit
-from skipjax.training.objective import out_channels
+from skipjax.training.objective import LEARN_VARIANCE, out_channels
 from skipjax.training.pictures import Pictures, held_out
 from skipjax.training.run import Run, Settings
 from skipjax.training.sources import read
@@ -94,7 +94,8 @@ class Train:
             if not isinstance(spec.schedule, str):
                 raise ValueError(f"{spec.name} has betas of its own: only named schedules train")
             own = {"schedule": spec.schedule, "T": spec.T, "prediction": spec.prediction}
-            if spec.unet.out_channels == 2 * spec.unet.in_channels:
+            learned = spec.unet.out_channels == 2 * spec.unet.in_channels
+            if learned and self.settings.loss not in LEARN_VARIANCE:
                 own["loss"] = "hybrid"
             return Run(**settings | own, unet=spec.unet)
         _, size, _, channels = pictures.images.shape

@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 
 
-def look(key: jax.Array, images: jax.Array, shift: int = 0, flip: bool = False) -> jax.Array:
+def look(
+    key: jax.Array,
+    images: jax.Array,
+    shift: int = 0,
+    flip: bool = False,
+    unmirrored: jax.Array | None = None,
+) -> jax.Array:
     """Mirrors each picture with probability 1/2, and moves it by up to `shift` pixels on white.
 
     Args:
@@ -12,11 +18,14 @@ def look(key: jax.Array, images: jax.Array, shift: int = 0, flip: bool = False) 
         images: [B, H, W, C] in [-1, 1].
         shift: Largest shift along either axis, in pixels.
         flip: Whether pictures are mirrored at all.
+        unmirrored: Which pictures never are, bool [B]; None where all may be.
     """
     batch, h, w, c = images.shape
     mirror, move = jax.random.split(key)
     if flip:
         flipped = jax.random.bernoulli(mirror, shape=(batch, 1, 1, 1))
+        if unmirrored is not None:
+            flipped &= ~unmirrored[:, None, None, None]
         images = jnp.where(flipped, images[:, :, ::-1], images)
     if not shift:
         return images

@@ -62,8 +62,7 @@ def fit(
     mesh = placement.mesh() if mesh is None else mesh
     run.divides(mesh, placement.DATA)
     unet = run.unet
-    labelled = None if unet.num_classes is None else unet.num_classes - bool(run.drop_labels)
-    check(pictures, (unet.image_size, unet.image_size, unet.in_channels), labelled)
+    check(pictures, (unet.image_size, unet.image_size, unet.in_channels), run.classes)
     process = jax.process_index(), jax.process_count()
     source = batches.Batches(pictures, run.batch, run.seed, run.steps, process)
     out = Path(out)

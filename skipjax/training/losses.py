@@ -61,10 +61,11 @@ def hybrid(
     t: jax.Array,
     eps: jax.Array,
     prediction: Prediction = "eps",
+    weight: jax.Array | float = 1.0,
 ) -> Losses:
     """ADM's loss for a network that predicts eps and a variance (`RESCALED_MSE`, `LEARNED_RANGE`).
 
-        total = mean (eps - eps_theta)^2 + T / 1000 * bound
+        total = weight * mean (eps - eps_theta)^2 + T / 1000 * bound
 
     and the same with x_0 or v = alpha eps - sigma x_0 in the place of eps.
 
@@ -77,6 +78,7 @@ def hybrid(
         t: Times, int [B] in 0 .. T-1.
         eps: The noise in x_t, [B, H, W, C].
         prediction: What is predicted: "eps", "x_0" or "v".
+        weight: Of each picture's squared error, [B]; ADM's is 1.
 
     Returns:
         Losses per picture; `bound` in bits per dimension.
@@ -90,7 +92,7 @@ def hybrid(
     }[prediction]
     error = mse(chain, predicted, x_0, t, eps, prediction)
     bound = variational_bound(chain, jax.lax.stop_gradient(x_0_theta), place, x_0, x_t, t)
-    return Losses(error + len(chain.alpha) / 1000 * bound, error, bound)
+    return Losses(weight * error + len(chain.alpha) / 1000 * bound, error, bound)
 
 
 def mse(

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from skipjax.schedules import skip_ratio, skip_scale
 from skipjax.training import losses
 
-Loss = Literal["mse", "min_snr", "hybrid", "skip_step"]
+Loss = Literal["mse", "min_snr", "hybrid", "min_snr_hybrid", "skip_step"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 PREDICTIONS: tuple[losses.Prediction, ...] = get_args(losses.Prediction)
+
+WEIGHTED: tuple[Loss, ...] = ("min_snr", "min_snr_hybrid")  # by `losses.min_snr_weight`
+LEARN_VARIANCE: tuple[Loss, ...] = ("hybrid", "min_snr_hybrid")
 
 # Fields of a run that are in the tables: runs that differ in them alone share a program.
 IN_TABLES = ("gamma", "skip", "tau", "form")
@@ -21,7 +24,7 @@ class Tables(NamedTuple):
 
     Attributes:
         chain: Of the schedule.
-        weight: Of each time's error, float32 [T]; of "min_snr".
+        weight: Of each time's error, float32 [T]; of `WEIGHTED`.
         ratio: c of each time, float32 [T]; of "skip_step", as are the others.
         tau: Weight of DDPM's loss.
         skip: Times below it have DDPM's loss alone.
@@ -40,7 +43,7 @@ def tables(run: Any) -> Tables:
     """The numbers of a run's loss."""
     schedule = run.process
     chain = losses.chain(schedule)
-    if run.loss == "min_snr":
+    if run.loss in WEIGHTED:
         return Tables(chain, losses.min_snr_weight(schedule, run.prediction, run.gamma))
     if run.loss != "skip_step":
         return Tables(chain)
@@ -71,26 +74,26 @@ def evaluate(
     - "mse": mean (target - output)^2, of eps, x_0 or v
     - "min_snr": the same, weighted by `losses.min_snr_weight`
     - "hybrid": ADM's, with a learned variance: `losses.hybrid`
+    - "min_snr_hybrid": ADM's, its squared error weighted like that of "min_snr"
     - "skip_step": S^2-DM's, of eps: `losses.skip_step`
 
     Args:
         loss: The name.
         prediction: What the network predicts: "eps", "x_0" or "v".
         tables: The loss's numbers.
-        output: What it said, [B, H, W, C] or, of "hybrid", [B, H, W, 2C].
+        output: What it said, [B, H, W, C] or, of `LEARN_VARIANCE`, [B, H, W, 2C].
         x_0: Pictures, [B, H, W, C] in [-1, 1].
         x_t: Noisy pictures, [B, H, W, C].
         t: Times, int [B] in 0 .. T-1.
         eps: The noise in x_t, [B, H, W, C].
         other: Noise that is independent of x_t, [B, H, W, C].
     """
-    if loss == "hybrid":
-        return losses.hybrid(tables.chain, output, x_0, x_t, t, eps, prediction)
+    weight = tables.weight[t] if loss in WEIGHTED else 1.0
+    if loss in LEARN_VARIANCE:
+        return losses.hybrid(tables.chain, output, x_0, x_t, t, eps, prediction, weight)
     mse = losses.mse(tables.chain, output, x_0, t, eps, prediction)
-    if loss == "mse":
-        return losses.Losses(mse, mse)
-    if loss == "min_snr":
-        return losses.Losses(tables.weight[t] * mse, mse)
+    if loss != "skip_step":
+        return losses.Losses(weight * mse, mse)
     other = jnp.where(tables.independent, other, eps)
     total = losses.skip_step(
         output, t, eps, other, tables.ratio, skip=tables.skip, tau=tables.tau, form="released"
@@ -100,7 +103,7 @@ def evaluate(
 
 def out_channels(loss: Loss, in_channels: int) -> int:
     """Channels that the network must say: twice as many where a variance is learned."""
-    return 2 * in_channels if loss == "hybrid" else in_channels
+    return 2 * in_channels if loss in LEARN_VARIANCE else in_channels
 
 
 def check(run: Any) -> None:
@@ -125,7 +128,7 @@ def check(run: Any) -> None:
         )
     if unet.low_res_channels:
         raise ValueError("networks that enlarge pictures cannot be trained here: no low_res")
-    if loss == "min_snr" and not run.gamma > 0:
+    if loss in WEIGHTED and not run.gamma > 0:
         raise ValueError(f"gamma is {run.gamma}: it must be above 0")
     if loss == "skip_step":
         if prediction != "eps":

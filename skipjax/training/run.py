@@ -10,7 +10,7 @@ from skipjax.models import UNetConfig
 from skipjax.pretrained import SCHEDULES, Spec
 from skipjax.schedules import Form, Schedule
 from skipjax.training import losses
-from skipjax.training.objective import Loss, check
+from skipjax.training.objective import LEARN_VARIANCE, Loss, check
 
 # May change when a run goes on: how long, and what is kept of it on the way.
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
@@ -24,9 +24,9 @@ class Settings:
         schedule: The forward process: a name that `Spec` knows.
         T: Number of training times.
         prediction: What the network predicts: "eps", "x_0" or "v".
-        loss: "mse", "min_snr", "hybrid" (ADM's, with a learned variance), or "skip_step"
-            (S^2-DM's).
-        gamma: Of "min_snr": the largest SNR that counts.
+        loss: "mse", "min_snr", "hybrid" (ADM's, with a learned variance), "min_snr_hybrid" (both),
+            or "skip_step" (S^2-DM's).
+        gamma: Of "min_snr" and "min_snr_hybrid": the largest SNR that counts.
         skip: Of "skip_step": steps jumped over.
         tau: Of "skip_step": weight of DDPM's loss.
         form: Of "skip_step": "released" or "paper".
@@ -43,6 +43,7 @@ class Settings:
         drop_labels: Probability that a label is replaced by the null label, the last of the
             network's, for classifier-free guidance; 0 for networks without one.
         flip: Whether pictures are mirrored, half of the time.
+        unmirrored: Labels of pictures that never are, such as letters and flags.
         shift: Largest random shift of a picture, in pixels, on white.
         seed: Of initialisation and of everything drawn.
         save_every: Steps between checkpoints.
@@ -71,6 +72,7 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     drop_labels: float = 0.0
     flip: bool = False
+    unmirrored: tuple[int, ...] = ()
     shift: int = 0
     seed: int = 0
     save_every: int = 500
@@ -95,7 +97,8 @@ class Run(Settings):
     def __post_init__(self):
         if isinstance(self.unet, dict):  # as JSON has it
             object.__setattr__(self, "unet", UNetConfig(**self.unet))
-        object.__setattr__(self, "ema", tuple(self.ema))
+        for name in ("ema", "unmirrored"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         least = {"T": 2, "steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "shift": 0}
         least |= {"save_every": 1, "keep": 1, "log_every": 1, "sample_every": 0, "seed": 0}
         for name, low in least.items():
@@ -119,6 +122,7 @@ class Run(Settings):
                 f"drop_labels is {self.drop_labels}, and the network has num_classes "
                 f"{self.unet.num_classes}: the last class must be there for no label at all"
             )
+        self._check_unmirrored()
         if self.batch % self.accumulate:
             raise ValueError(
                 f"batch is {self.batch}: it must be a multiple of accumulate, {self.accumulate}"
@@ -126,10 +130,26 @@ class Run(Settings):
         Spec("", self.unet, self.schedule, self.T)  # refuses a schedule that is not known
         check(self)
 
+    def _check_unmirrored(self):
+        if not self.unmirrored:
+            return
+        if self.classes is None:
+            raise ValueError(
+                f"unmirrored is {self.unmirrored}, and the network has no classes: leave it empty"
+            )
+        for label in self.unmirrored:
+            whole("a label of unmirrored", label, 0, self.classes - 1)
+
     @property
     def process(self) -> Schedule:
         """The forward process."""
         return SCHEDULES[self.schedule](self.T)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of labels that pictures may have; None where the network takes none."""
+        num = self.unet.num_classes
+        return None if num is None else num - bool(self.drop_labels)
 
     @property
     def null_label(self) -> int | None:
@@ -146,7 +166,7 @@ class Run(Settings):
             self.T,
             self.prediction,
             class_names,
-            variance="learned_range" if self.loss == "hybrid" else "small",
+            variance="learned_range" if self.loss in LEARN_VARIANCE else "small",
             null_label=self.null_label,
         )
 

@@ -148,7 +148,8 @@ def _train_step(run: Run, mesh: Mesh) -> Step:
         # Each draw has a key of its own, so that one more of them leaves the others as they are.
         seen, time, eps_key, drop, dropped = jax.random.split(key, 5)
         x_0 = images.astype(jnp.float32) / 127.5 - 1
-        x_0 = look(seen, x_0, run.shift, run.flip)
+        sided = jnp.isin(labels, jnp.asarray(run.unmirrored)) if run.unmirrored else None
+        x_0 = look(seen, x_0, run.shift, run.flip, sided)
         if run.unet.num_classes is None:
             labels = None
         elif run.null_label is not None:
