@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 from coverage import CoverageData
 
@@ -35,14 +36,22 @@ def main() -> None:
     parser.add_argument("--marker", default="not slow", help="which tests count")
     parser.add_argument("--ref", default="HEAD", help="commit whose suite is tried")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "mutations"))
     options = parser.parse_args()
 
     rows = [] if not options.results.exists() else options.results.read_text().splitlines()
     done = {json.loads(row)["fault"] for row in rows}
     reached = Reached(options.coverage)
+    # Of what pytest keeps between runs, compiled programs among it: one for each trial at a time.
+    caches: Queue[Path] = Queue()
+    for i in range(options.jobs):
+        caches.put(options.cache / str(i))
 
     def trial(number: int) -> None:
-        found = run(number, reached.by(*FAULTS[number][:2]), options.marker, options.ref)
+        cache = caches.get()
+        files = reached.by(*FAULTS[number][:2])
+        found = run(number, files, options.marker, options.ref, cache)
+        caches.put(cache)
         with options.results.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(json.dumps(found), flush=True)
@@ -81,7 +90,7 @@ class Reached:
         raise ValueError(f"no test reaches {file}: {text}")
 
 
-def run(number: int, files: list[str], marker: str, ref: str) -> dict:
+def run(number: int, files: list[str], marker: str, ref: str, cache: Path) -> dict:
     """Whether the tests of some files fail in a copy of a commit with one fault in it."""
     file, before, after = FAULTS[number]
     with tempfile.TemporaryDirectory() as copy:
@@ -96,10 +105,10 @@ def run(number: int, files: list[str], marker: str, ref: str) -> dict:
         source.write_text(content.replace(before, after), encoding="utf-8")
         files = [name for name in files if Path(copy, name).exists()]
         began = time.perf_counter()
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-m", marker]
         try:
             tests = subprocess.run(
-                [*command, "-m", marker, *files],
+                [*command, "-o", f"cache_dir={cache}", *files],
                 cwd=copy,
                 env=os.environ | {"PYTHONPATH": copy},
                 capture_output=True,
@@ -109,7 +118,7 @@ def run(number: int, files: list[str], marker: str, ref: str) -> dict:
             code, said = tests.returncode, tests.stdout
         except subprocess.TimeoutExpired:
             code, said = 1, "FAILED hangs"
-    first = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    first = re.search(r"^(?:SUBFAILED\S*|FAILED|ERROR) (\S+)", said, re.MULTILINE)
     return {
         "fault": number,
         "file": file,
