@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -81,13 +82,20 @@ class Reached:
             name for name in self._data.measured_files() if name.endswith(f"/skipjax/{file}")
         )
         contexts = self._data.contexts_by_lineno(measured)
-        # What runs on import has no test for its context.
-        for lines in (piece, contexts):
-            tests = {test for line in lines for test in contexts.get(line, ()) if test}
-            if tests:
-                counted = Counter(test.partition("::")[0] for test in tests)
-                return [name for name, _ in counted.most_common()]
+        told = [contexts.get(line, [""]) for line in piece]
+        counted = _files(told)
+        # What runs on import has no test for its context: any that reach the file may import it.
+        if not counted or any("" in some for some in told):
+            counted += [name for name in _files(contexts.values()) if name not in counted]
+        if counted:
+            return counted
         raise ValueError(f"no test reaches {file}: {text}")
+
+
+def _files(contexts: Iterable[list[str]]) -> list[str]:
+    """Files of the tests of some contexts, those of most tests first."""
+    tests = {test for some in contexts for test in some if test}
+    return [name for name, _ in Counter(t.partition("::")[0] for t in tests).most_common()]
 
 
 def run(number: int, files: list[str], marker: str, ref: str, cache: Path) -> dict:
