@@ -108,6 +108,16 @@ def test_a_perfect_prediction_with_the_posterior_variance_costs_nothing():
     assert (worse.bound > loss.bound).all()
 
 
+def test_min_snr_weighs_the_error_of_x_0_whatever_is_predicted():
+    schedule = schedules.linear()
+    alpha, sigma = schedule
+    of_x_0 = np.minimum((alpha / sigma) ** 2, 4.0)
+    # How far x_0 moves with what is predicted.
+    for prediction, slope in {"eps": sigma / alpha, "x_0": 1.0, "v": sigma}.items():
+        weight = losses.min_snr_weight(schedule, prediction, 4.0)
+        np.testing.assert_allclose(weight, of_x_0 * slope**2, rtol=1e-6, err_msg=prediction)
+
+
 @pytest.mark.parametrize("prediction", objective.PREDICTIONS)
 def test_min_snr_hybrid_weights_the_error_and_leaves_the_bound(prediction):
     run = Run(unet=tiny.config(), loss="min_snr_hybrid", prediction=prediction, gamma=3.0)
