@@ -189,7 +189,15 @@ class Interrupting(io.StringIO):
         return len(text)
 
 
-def test_an_interrupted_run_saves_nothing(work, checkpoint, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """As in a terminal: what runs in the background may be told to ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_saves_nothing(work, checkpoint, monkeypatch, interruptible):
     monkeypatch.setattr(sys, "stderr", Interrupting("sampling"))
     with pytest.raises(SystemExit) as end:
         cli.main(["sample", "--checkpoint", checkpoint, *SKIP, "--num", "6"])

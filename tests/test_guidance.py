@@ -140,7 +140,8 @@ def test_a_classifier_is_called_within_its_interval_only(counted, guided_within)
         jax.effects_barrier()
         assert counted.calls == [(t, B) for t in times], interval
         flat = flat_outside(*interval)
-        np.testing.assert_allclose(ours, flat, rtol=0, atol=1e-6, err_msg=str(interval))
+        # Two programs, which may round otherwise: by no more than an ulp or two.
+        np.testing.assert_allclose(ours, flat, rtol=1e-6, atol=1e-6, err_msg=str(interval))
         assert (np.abs(ours - unguided).max() > 1e-3) == bool(len(times)), interval
 
 
