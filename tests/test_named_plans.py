@@ -33,6 +33,7 @@ def test_the_catalogue_counts_calls_as_the_plan_makes_them():
     for (name, method), num in product(METHODS.items(), (5, 10)):
         plan = plans.write(name, LINEAR, grids.trailing(1000, num))
         assert plan.nfe == method.calls * num + method.more, name
+        assert plans.times_for(name, plan.nfe) == num, name
         assert plan.nfe == eval(method.nfe.replace(" N", " * N"), {"N": num}), name
         assert plan.origin.method == name and method.about and method.order >= 1, name
 
