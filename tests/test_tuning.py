@@ -198,6 +198,17 @@ def test_where_the_fixed_plan_is_as_good_it_is_kept(float64, starts):
     assert found.learned is not found.plan and found.errors[0] > found.errors[1]
 
 
+def test_the_numbers_of_the_best_round_are_given_and_not_those_of_the_last(float64):
+    """What decides is what the plan drew before it learned: every round is further off."""
+    train, plan = examples(64), plans.dpmpp_2m(LINEAR, grids.trailing(1000, NFE))
+    numbers, frame = free.free(plan, LINEAR, HISTORY)
+    (before,) = pictures(of_pair, [free.plan(numbers, frame, plan.space)], train)
+    decide = train._replace(target=before)
+    found = learn(of_pair, numbers, frame, plan.space, train, decide, rounds=2, batch=64)
+    assert found.learned[-1] < found.learned[0] and found.decided[-1] > found.decided[0]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), found.numbers, numbers)
+
+
 @pytest.mark.slow
 def test_steps_to_where_nothing_is_finite_are_not_taken():
     broken = Partial(lambda examples: from_eps(lambda x, t: jnp.full_like(x, jnp.nan)))
