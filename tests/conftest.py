@@ -62,10 +62,28 @@ def float64():
 @pytest.fixture(scope="module")
 def compiled_in_a_hurry():
     """For tests whose programs take longer to compile than to run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    from compiling import in_a_hurry
+
+    with in_a_hurry():
+        yield
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A job of 40 pictures of a tiny network."""
+    from small_jobs import small
+
+    return small(tmp_path_factory.mktemp("jobs"))
+
+
+@pytest.fixture(scope="module")
+def finished(job, tmp_path_factory) -> Path:
+    """The folder of that job, drawn."""
+    from small_jobs import run
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(job, out)
+    return out
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import dataclasses
 from functools import partial
 
 import chex
-import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +14,10 @@ from jax import monitoring
 import skipjax
 from skipjax import api, grids, labels, plans
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 KEY, ID = jax.random.key(5), 7
 ONE = jax.local_devices()[:1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

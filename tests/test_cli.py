@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 
-import compiling
 import jax
 import numpy as np
 import pytest
@@ -21,15 +20,9 @@ import skipjax
 from skipjax import cli, files
 from skipjax.weights import folders
 
-pytestmark = pytest.mark.usefixtures("work")
+pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 SKIP = ("--skip", "250")
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="the cache lies elsewhere")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

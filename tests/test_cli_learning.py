@@ -4,7 +4,6 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
-import compiling
 import jax
 import numpy as np
 import pytest
@@ -15,16 +14,10 @@ import skipjax
 from skipjax import cli, plans
 from skipjax.cli import train, tune
 
-pytestmark = pytest.mark.usefixtures("work")
+pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 UNET = {"model_channels": 32, "num_res_blocks": 0, "attention_resolutions": []}
 UNET |= {"channel_mult": [1], "use_scale_shift_norm": True, "num_head_channels": 32}
 TRAIN = ["train", "noise.npz", "--out", "run"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 import re
 
 import chex
-import compiling
 import jax
 import numpy as np
 import pytest
@@ -15,14 +14,8 @@ import skipjax
 from skipjax import cli, plans
 from skipjax.weights import cards
 
-pytestmark = pytest.mark.usefixtures("work")
+pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

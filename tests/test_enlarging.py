@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +12,9 @@ from told import Told
 import skipjax
 from skipjax import denoisers, generation, labels, plans
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 KEY = jax.random.key(3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +12,11 @@ from told import Told
 import skipjax
 from skipjax import denoisers, generation, labels, plans
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 KEY = jax.random.key(3)
 NULL = 1
 close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

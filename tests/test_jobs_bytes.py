@@ -4,7 +4,7 @@ import compiling
 import jax
 import numpy as np
 import pytest
-from small_jobs import NUM, SHARDS, files, run, small
+from small_jobs import NUM, SHARDS, files, run
 
 import skipjax
 
@@ -16,12 +16,7 @@ def way(request):
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return small(tmp_path_factory.mktemp("jobs"))
-
-
-@pytest.fixture(scope="module")
-def finished(job, tmp_path_factory):
+def finished(way, job, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
     run(job, out)
     return out

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import compiling
 import numpy as np
 import pytest
 import tiny
@@ -12,14 +11,8 @@ from PIL import Image
 
 from skipjax import cli, jobs
 
-pytestmark = pytest.mark.usefixtures("work")
+pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 SMALL = ["--num", "20", "--skip", "250", "--shard-size", "8", "--batch", "4"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import compiling
 import numpy as np
 import pytest
 import tiny
@@ -13,11 +12,7 @@ from skipjax.jobs import Job
 from skipjax.jobs.job import asked, name_of, resolve
 from skipjax.weights import folders
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 @pytest.fixture(scope="module")

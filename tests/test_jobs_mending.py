@@ -3,13 +3,14 @@
 import json
 import shutil
 
-import compiling
 import pytest
-from small_jobs import NUM, SHARDS, files, run, small
+from small_jobs import NUM, SHARDS, files, run
 
 from skipjax import jobs
 from skipjax.jobs import Job
 from skipjax.jobs.locks import Owner
+
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 # A kind of damage, what it does, pictures that are made again, what is said.
 KINDS = {
@@ -24,24 +25,6 @@ KINDS = {
     "a lease of one that died": (16, "shards/000001.npz is missing: made again"),
     "a foreign file": (0, "shards/notes.txt is no file of this job: left alone"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return small(tmp_path_factory.mktemp("jobs"))
-
-
-@pytest.fixture(scope="module")
-def finished(job, tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished") / "run"
-    run(job, out)
-    return out
 
 
 def damage(out, kind, number=1):

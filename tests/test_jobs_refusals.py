@@ -6,12 +6,11 @@ import os
 import shutil
 import subprocess
 
-import compiling
 import jax
 import numpy as np
 import pytest
 import tiny
-from small_jobs import NUM, SIZE, files, run, small
+from small_jobs import NUM, SIZE, files, run
 
 import skipjax
 from skipjax import jobs
@@ -19,23 +18,7 @@ from skipjax.jobs import Job, locks, storage
 from skipjax.jobs.locks import Owner
 from skipjax.weights import folders
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return small(tmp_path_factory.mktemp("jobs"))
-
-
-@pytest.fixture(scope="module")
-def finished(job, tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished") / "run"
-    run(job, out)
-    return out
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import uuid
 from contextlib import ExitStack
 from importlib import import_module
 
-import compiling
 import numpy as np
 import pytest
-from small_jobs import NUM, ONE, SHARDS, Told, files, run, small
+from small_jobs import NUM, ONE, SHARDS, Told, files, run
 
 import skipjax
 from skipjax import jobs
@@ -18,16 +17,7 @@ from skipjax.jobs import locks, storage
 from skipjax.jobs import program as programs
 from skipjax.jobs.locks import Owner
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return small(tmp_path_factory.mktemp("jobs"))
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ import resource
 import signal
 import subprocess
 
-import compiling
 import jax
 import numpy as np
 import pytest
-from small_jobs import NUM, SHARDS, files, run, small
+from small_jobs import NUM, SHARDS, files, run
 
 from skipjax import jobs
 from skipjax.compiled import Compiled
@@ -16,23 +15,7 @@ from skipjax.jobs import Job
 from skipjax.jobs import group as groups
 from skipjax.jobs import program as programs
 
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return small(tmp_path_factory.mktemp("jobs"))
-
-
-@pytest.fixture(scope="module")
-def finished(job, tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished") / "run"
-    run(job, out)
-    return out
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
 def poisoned(monkeypatch, bad):

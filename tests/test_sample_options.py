@@ -4,7 +4,6 @@ import dataclasses
 from functools import partial
 
 import chex
-import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,15 +14,11 @@ from told import Told
 import skipjax
 from skipjax import denoisers, generation, grids, labels, plans, pretrained, request
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 KEY = jax.random.key(3)
 BETAS = (0.1, 0.2, 0.3, 0.4)
 VARIANCES = ("small", "large", "learned_range", "learned")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurry():
-    with compiling.in_a_hurry():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Plans made for a network: what is asked for, what comes with it, and where it is used."""
 
 import json
-import warnings
 from dataclasses import replace
 
 import jax
@@ -9,6 +8,7 @@ import least
 import numpy as np
 import pytest
 from command import refused
+from small_tunings import KEY, TINY, tuned
 
 import skipjax
 from skipjax import cli, grids, models, placement, plans
@@ -18,7 +18,6 @@ from skipjax.tuning.shipped import shipped
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 slow = pytest.mark.slow
-KEY = jax.random.key(0)
 
 
 @pytest.fixture
@@ -30,15 +29,6 @@ def least_network(monkeypatch):
 @pytest.fixture
 def network(least_network):
     return least.pretrained()
-
-
-TINY = {"nfe": 3, "num": 4, "held_out": 3, "teacher_nfe": 60, "rounds": 2, "starts": 1, "batch": 3}
-
-
-def tuned(network, **changes):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "no learned plan")
-        return skipjax.tune(network, KEY, **TINY | changes)
 
 
 def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):

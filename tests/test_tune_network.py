@@ -1,7 +1,6 @@
 """Plans made for a U-Net, from the first call to the last picture."""
 
 import json
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from jax.tree_util import Partial
+from small_tunings import KEY, tuned
 
 import skipjax
 from skipjax import plans
@@ -18,21 +18,11 @@ from skipjax.tuning import pull
 from skipjax.tuning.examples import Examples, drawn
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_in_a_hurry")]
-KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
 def network():
     return tiny.pretrained()
-
-
-TINY = {"nfe": 3, "num": 4, "held_out": 3, "teacher_nfe": 60, "rounds": 2, "starts": 1, "batch": 3}
-
-
-def tuned(network, **changes):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "no learned plan")
-        return skipjax.tune(network, KEY, **TINY | changes)
 
 
 def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
