@@ -11,13 +11,15 @@ SLOWEST = 20
 
 
 def main(folder: Path, ended: int) -> None:
-    """Prints two tables of a folder with steps.tsv and a JUnit file for each step of tests."""
+    """Prints two tables of a folder with steps.tsv, when each step began and its name, and a JUnit
+    file for each step of tests, named for when it began.
+    """
     rows = [line.split("\t") for line in (folder / "steps.tsv").read_text().splitlines()]
     ends = [int(began) for began, _ in rows[1:]] + [ended]
     tests = []
     print("\nseconds    tests  step")
-    for number, ((began, name), end) in enumerate(zip(rows, ends, strict=True), 11):
-        found = cases(folder / f"{number}.xml")
+    for (began, name), end in zip(rows, ends, strict=True):
+        found = cases(folder / f"{began}.xml")
         tests += found
         print(f"{end - int(began):7d}  {len(found) or '':>7}  {name}")
     print(f"{ended:7d}  {len(tests):7d}  in all\n\nseconds  the slowest tests")
