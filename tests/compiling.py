@@ -26,6 +26,9 @@ def in_a_hurry() -> Iterator[None]:
         skipjax.generate.clear_cache()
 
 
+# The same as options of the compiler, for one program alone.
+HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+OPTIONS = {"in_a_hurry": HURRY, "as_ever": None}
 WAYS = {"in_a_hurry": in_a_hurry, "as_ever": nullcontext}
 # For tests that compare bits: quickly, and those of the programs that people run.
 EACH_WAY = ["in_a_hurry", pytest.param("as_ever", marks=pytest.mark.slow)]

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import OPTIONS
 
 from skipjax import models
 from skipjax.weights import adm
@@ -16,11 +17,6 @@ CASES = {
     "superres_e": "superres_e_resupdown_ss_legacy_nh_cond",
     "classifier_f": "classifier_f_attnpool",
     "classifier_g": "classifier_g_adaptive",
-}
-# Options of the compiler for programs that take longer to compile than to run.
-HURRY = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
 }
 
 
@@ -74,8 +70,7 @@ class Case:
         Args:
             way: How the program is compiled: "in_a_hurry" or "as_ever".
         """
-        options = HURRY if way == "in_a_hurry" else None
-        return jax.jit(self.record, compiler_options=options)(self.params, *self.inputs)
+        return jax.jit(self.record, compiler_options=OPTIONS[way])(self.params, *self.inputs)
 
     def record(self, params, x, *others):
         network, variables = models.network(self.config), {"params": params}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import HURRY
+from compiling import HURRY, OPTIONS
 
 from skipjax import (
     Classifier,
@@ -237,7 +237,7 @@ def loop(goldens, guided, way):
         classifier = Classifier(weights, ClassifierSpec("f", config))
         guide = Guide(jnp.float32(golden["classifier_scale"]), classifier=classifier)
 
-    @partial(jax.jit, compiler_options=HURRY if way == "in_a_hurry" else None)
+    @partial(jax.jit, compiler_options=OPTIONS[way])
     def run(pretrained, guide, plan, x, noise, labels):
         denoise = denoiser(pretrained, labels, guide=guide)
         keys = jax.random.split(jax.random.key(0), len(x))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import CASES, HURRY, Case, labelled
+from compiling import HURRY
+from reference import CASES, Case, labelled
 
 from skipjax.models import UNet, blocks, network
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import HURRY
 from jaxprs import every_equation
-from reference import HURRY, random_params
+from reference import random_params
 
 from skipjax.models import ClassifierConfig, UNetConfig, example, network, param_shapes
 

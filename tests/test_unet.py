@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import HURRY, random_params
+from compiling import HURRY
+from reference import random_params
 
 from skipjax.models import UNet, UNetConfig, blocks, example, param_shapes
 
