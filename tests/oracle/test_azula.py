@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import HURRY
+from compiling import HURRY
 
 from skipjax import schedules
 from skipjax.models import ClassifierConfig, UNetConfig, network
