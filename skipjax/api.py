@@ -2,50 +2,86 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from skipjax import labels, placement, request
 from skipjax import progress as progress_bar
-from skipjax.generation import Guide, generate
-from skipjax.labels import Label
+from skipjax import sharding as shardings
+from skipjax.conditioners.labels import Label
+from skipjax.config import SampleConfig, as_dtype, as_ids, as_key, resolve
+from skipjax.generation import decode, generate
+from skipjax.images import finite
 from skipjax.models import ClassifierConfig, UNetConfig
-from skipjax.placement import Placement
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier, ClassifierSpec, Pretrained, Spec
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.sampling import Callback
 from skipjax.schedules import Variance
-from skipjax.weights import cards, folders, released
+from skipjax.sharding import Placement
+from skipjax.weights import loading
 
-Images = TypeVar("Images", jax.Array, np.ndarray)
+
+@overload
+def load(
+    checkpoint: str | Path,
+    *,
+    config: ClassifierConfig | Classifier,
+    key: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+) -> Classifier: ...
+
+
+@overload
+def load(
+    checkpoint: str | Path,
+    *,
+    config: UNetConfig | Pretrained,
+    key: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+) -> Pretrained: ...
+
+
+@overload
+def load(
+    checkpoint: str | Path,
+    *,
+    card: str | None = None,
+    config: None = None,
+    key: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+) -> Any: ...
 
 
 def load(
     checkpoint: str | Path,
     *,
     card: str | None = None,
-    config: UNetConfig | ClassifierConfig | Spec | ClassifierSpec | None = None,
+    config: UNetConfig | ClassifierConfig | Pretrained | Classifier | None = None,
+    key: str | None = None,
     dtype: DTypeLike = jnp.float32,
     sharding: Placement | None = None,
-) -> Any:
+) -> Pretrained | Classifier:
     """Loads a checkpoint, after checking its files against the sha256 that is known of them.
 
     Args:
         checkpoint: A bundled name ("emoji32"), a checkpoint's folder, or a released file of
             weights, .pt or .safetensors ("256x256_diffusion.pt").
-        card: Name or .json of the card that describes the file; found by the file's name, unless
-            told.
-        config: What the file holds instead of a card: a `Spec`, or just the architecture, and then
-            it is taken to be trained as ADM's are (linear schedule, T = 1000, eps).
+        card: Name or .json of the card that describes the file; default: found by the file's name.
+        config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
+            are None; or just the architecture, and then it is taken to be trained as ADM's are
+            (linear schedule, T = 1000, eps).
+        key: Of the weights among other things in the file, such as "ema" or "model.ema"; default:
+            found where only one can be meant.
         dtype: To keep the weights in: float32, bfloat16 or float16.
         sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
-            `skipjax.placement.mesh` to split them over, a function from a shape to a sharding, or
-            a pytree of shardings. Each array goes straight there.
-            Unless told, to the first device.
+            `skipjax.sharding.mesh` to split them over, a function from a shape to a sharding, or
+            a pytree of shardings. Each array goes straight there. Default: the first device.
 
     Returns:
         A `Pretrained`, or for a classifier of noisy pictures a `Classifier`: the weights as a
@@ -55,151 +91,162 @@ def load(
         ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
             do not fit the architecture, or one is not finite.
     """
-    path, dtype = Path(checkpoint), jnp.dtype(dtype)
-    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(f"dtype is {dtype}: it must be float32, bfloat16 or float16")
-    if path.is_file():
-        return released.load(path, card, config, dtype, sharding)
-    if card is not None or config is not None:
-        raise ValueError(
-            f"{path} is not a file: card and config say what a .pt or .safetensors holds"
-        )
-    return folders.load(cards.find(checkpoint), dtype, sharding)
+    return loading.load(
+        checkpoint, card=card, config=config, key=key, dtype=dtype, sharding=sharding
+    )
 
 
 def sample(
     params: Pretrained,
     key: jax.Array,
     *,
-    skip: int = 20,
-    cutoff: int = 0,
-    num: int = 4,
+    skip: int | None = None,
+    cutoff: int | None = None,
+    num: int | None = None,
     ids: Sequence[int] | np.ndarray | None = None,
     label: Label | Sequence[Label] | None = None,
-    guidance: float | None = None,
-    classifier: Classifier | None = None,
-    guidance_interval: tuple[float, float] | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
     low_res: jax.Array | np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
+    guidance: float | None = None,
+    classifier: Classifier | str | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float | None = None,
     steps: str | int | None = None,
+    nfe: int | None = None,
+    eta: float | None = None,
     variance: Variance | None = None,
     plan: Plan | str | None = None,
     grid: str | None = None,
-    clip: bool = True,
+    clip: bool | None = None,
     threshold: float | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
     devices: Sequence[jax.Device] | None = None,
     progress: bool = False,
+    callback: Callback | None = None,
+    trajectory: bool = False,
+    **words: Any,
 ) -> jax.Array:
-    """Draws pictures.
+    """Draws samples.
 
-    A picture depends on `key` and its id alone: not on which others are drawn with it, nor on how
+    A sample depends on `key` and its id alone: not on which others are drawn with it, nor on how
     many devices. A new key, label, cutoff or eta, another scale or interval of guidance, another
     threshold, another plan of as many rows: each runs the program that is compiled already.
 
     Args:
-        params: What `load` returned. Where its weights lie on a mesh, pictures are spread over the
+        params: What `load` returned. Where its weights lie on a mesh, samples are spread over the
             axes that no weight is split over.
         key: From `jax.random.key`.
         skip: Stride over the T training times, 1 .. T; the network is called ceil(T / skip) times.
+            Default: 20.
         cutoff: Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T.
-        num: How many pictures, with ids 0 .. num-1; with `low_res` as many as it has.
-        ids: Ids of the pictures instead, each in 0 .. 2^32 - 1.
-        label: Class, by number or name: one for all, or one per picture. None draws one for each
-            picture from its id. Only where the network or the classifier takes labels.
-        guidance: Scale of guidance: by the classifier, 1 unless told; or without one, where the
-            network has a null label (1 is then no guidance).
-        classifier: What guides, from `load`, trained on the same schedule.
-        guidance_interval: Least and largest time at which to guide; at all times, unless told.
+            Default: 0.
+        num: How many samples, with ids 0 .. num-1. Default: as many as `low_res`, labels or
+            prompts are given, or 4.
+        ids: Ids of the samples instead, each in 0 .. 2^32 - 1.
+        label: Class, by number or name: one for all, or one per sample. Default: one is drawn for
+            each sample from its id. Only where the network or the classifier takes labels.
+        prompt: What to draw, in words: one for all, or one per sample; only for a network of text.
+        negative: What to keep away from, in words; only with guidance.
         low_res: Pictures to enlarge, [num, h, w, C], float in [-1, 1] or uint8; only for a
             network that does, and needed there.
+        size: Height and width of a sample in pixels. Default: what the network was made for.
+        guidance: Scale of guidance: by the classifier, default: 1; or without one, where the
+            network has a null label or prompt (1 is then no guidance).
+        classifier: What guides, from `load`, trained on the same schedule.
+        guidance_interval: Least and largest time at which to guide. Default: at all times.
+        guidance_rescale: Of guidance without a classifier: part of the way back to the spread of
+            the conditional output, 0 .. 1. Default: 0.
         steps: One of ADM's strings instead of `skip` and `cutoff`, for ADM's own sampler:
             "250", "90,60,60,20,20", "" for all T times; "ddim25" for DDIM. With the name of a plan
             how many times its grid has, or one of ADM's strings.
+        nfe: Network calls, instead of `skip` and `steps`: of the plan that is named; or of one
+            that was tuned for the checkpoint and comes with it, where there is one, and of
+            dpmpp_2m otherwise.
+        eta: Noise of DDIM, 0 .. 1, on the times that `skip` or `steps` gives.
         variance: Of the noise in skipped-step and ADM's sampling: "small", "large",
-            "learned_range", "learned"; what the network was made for, unless told.
+            "learned_range", "learned". Default: what the network was made for.
         plan: Any other sampler, instead of `skip`, `cutoff`, `steps` and `variance`; or the name
-            of one in `skipjax.plans.METHODS`, on the times that `skip` or `steps` gives.
-        grid: Which times those are, a name in `skipjax.grids.GRIDS`; "trailing" unless told.
-        clip: Whether predictions of x_0 are kept in [-1, 1].
+            of one in `skipjax.plans.METHODS`, on the times that `skip` or `steps` gives, or the
+            .json of one.
+        grid: Which times those are, a name in `skipjax.grids.GRIDS`. Default: "trailing".
+        clip: Whether predictions of x_0 are kept in the bounds of the data. Default: where it has
+            any, as pixels have.
         threshold: Quantile of dynamic thresholding, in (0, 1], instead of clipping: where guidance
             is strong it keeps pictures from saturating. 0.995 is usual.
         dtype: What the network computes in, float32 or bfloat16.
         remat: Whether a classifier's layers are computed again for its gradient, to save memory.
-        devices: Where to compute, each with a copy of the weights; unless told, where the weights
+        devices: Where to compute, each with a copy of the weights. Default: where the weights
             lie if that is a mesh, and all local devices otherwise.
         progress: Whether to show the steps go by.
+        callback: Told i, x_i and the `Prediction` there of each row i of the plan, on the host.
+        trajectory: Whether to return the predictions of x_0 at each row instead.
+        words: Whatever else the model's conditioner takes, such as "concat".
 
     Returns:
-        float32 [num, H, W, C]; in [-1, 1] where `clip` or `threshold` is set, nothing guides and
-        the plan ends without noise.
+        float32 [num, H, W, C], or what else the model draws; in [-1, 1] where x_0 is clipped,
+        nothing guides and the plan ends without noise. With `trajectory` [N, num, ...] of what is
+        diffused.
 
     Raises:
         ValueError: For an argument out of range, with what is accepted.
-        TypeError: If `params`, `classifier` or `key` is of another kind.
-        FloatingPointError: If a picture came out NaN or infinite.
+        TypeError: If `params`, `classifier` or `key` is of another kind, or an argument is not
+            known.
+        FloatingPointError: If a sample came out NaN or infinite.
     """
-    params, key, dtype = request.network(params), request.key(key), request.dtype(dtype)
-    threshold = request.threshold(threshold)
-    plan = request.plan(params, skip, cutoff, steps, variance, plan, grid)
-    low_res = request.low_res(params.spec, low_res)
-    ids = request.ids(num, ids, low_res)
-    guide = request.guide(params.spec, plan, guidance, classifier, guidance_interval)
-    numbers = labels.resolve(request.labelled(params.spec, guide), key, ids, label)
-    numbers = request.towards(params.spec, guide, numbers)
-    arguments = place(params, plan, key, ids, numbers, devices, low_res=low_res, guide=guide)
-    options: Any = {"clip": clip, "threshold": threshold, "dtype": dtype, "remat": remat}
+    config = SampleConfig(
+        skip=skip,
+        cutoff=cutoff,
+        steps=steps,
+        nfe=nfe,
+        eta=eta,
+        variance=variance,
+        plan=plan,
+        grid=grid,
+        classifier=classifier,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale,
+        clip=clip,
+        threshold=threshold,
+        size=size,
+        dtype=_dtype_name(dtype),
+        remat=remat,
+    )
+    sampler, key = resolve(params, config), as_key(key)
+    words |= {"label": label, "prompt": prompt, "negative": negative, "low_res": low_res}
+    words = {name: value for name, value in words.items() if value is not None}
+    sampler.check(words)
+    devices = _devices(devices)
+    ids = as_ids(num, ids, sampler.number_of(words) or 4)
+    condition, null = sampler.condition(words, key, ids)
+    model, guides, spread = shardings.place(sampler.model, sampler.guidance, len(ids), devices)
+    options: dict[str, Any] = {"callback": callback, "trajectory": trajectory}
+    arguments = model, sampler.plan, key, spread(ids.astype(np.uint32)), spread(condition)
+    options |= {"null": spread(null), "guidance": guides, "transform": sampler.transform}
+    options |= {"shape": sampler.shape, "dtype": sampler.dtype}
     if progress:
-        with progress_bar.bar(plan.nfe):
-            images = generate(*arguments, **options, on_step=progress_bar.on_step)
-            images.block_until_ready()
+        with progress_bar.bar(sampler.plan.nfe):
+            z = generate(*arguments, **options, on_step=progress_bar.on_step)
+            z.block_until_ready()
     else:
-        images = generate(*arguments, **options)
-    return finite(images[: len(ids)], ids)
+        z = generate(*arguments, **options)
+    if trajectory:
+        return z[:, : len(ids)]
+    return finite(decode(sampler.model, z)[: len(ids)], ids)
 
 
-def finite(images: Images, ids: np.ndarray) -> Images:
-    """The pictures, if every one of them is finite.
-
-    Raises:
-        FloatingPointError: With the ids of those that are not.
-    """
-    bad = ids[~np.isfinite(np.asarray(images)).all(axis=(1, 2, 3))]
-    if len(bad):
-        raise FloatingPointError(
-            f"pictures {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''} are NaN or "
-            "infinite: check the weights, or compute in float32"
-        )
-    return images
+def _dtype_name(dtype: DTypeLike) -> Literal["float32", "bfloat16"]:
+    name: Any = as_dtype(dtype).name
+    return name
 
 
-def place(
-    params: Pretrained,
-    plan: Plan,
-    key: jax.Array,
-    ids: np.ndarray,
-    labels: np.ndarray | None,
-    devices: Sequence[jax.Device] | None = None,
-    *,
-    low_res: np.ndarray | jax.Array | None = None,
-    guide: Guide | None = None,
-) -> tuple:
-    """The arguments of `generate` on the devices: weights, and pictures spread over them.
-
-    The last picture is repeated where their number is not a multiple of the devices'.
-    """
-    params, guide = placement.automatic((params, guide))
-    mesh: Mesh | None = None if devices else placement.mesh_of(params)
-    if mesh is None:
-        chosen = list(devices or jax.local_devices())[: len(ids)]
-        mesh = placement.mesh(len(chosen), devices=chosen)
-        params = jax.device_put(params, placement.replicated(mesh))
-    if guide is not None and placement.mesh_of(guide) != mesh:
-        guide = jax.device_put(guide, placement.replicated(mesh))
-    over = placement.pictures(mesh, (params, guide))
-
-    def spread(array):
-        return None if array is None else placement.spread(array, over)
-
-    ids = ids.astype(np.uint32)
-    return params, plan, key, spread(ids), spread(labels), spread(low_res), guide
+def _devices(devices: Any) -> Sequence[jax.Device] | None:
+    if devices is None:
+        return None
+    listed = list(devices) if isinstance(devices, (Sequence, np.ndarray)) else [devices]
+    if isinstance(devices, str) or not all(isinstance(d, jax.Device) for d in listed):
+        raise TypeError(f"devices is {devices!r}: give some of jax.devices(), in a list")
+    return listed

@@ -6,79 +6,76 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from skipjax import api, placement
-from skipjax.generation import Guide, generate
-from skipjax.plans import Plan
-from skipjax.pretrained import Pretrained
+from skipjax import sharding
+from skipjax.conditioners import Condition
+from skipjax.config import Sampler
+from skipjax.generation import decode, program
 
 
 class Batch(NamedTuple):
-    """What is told of some pictures.
+    """What is told of some samples.
 
     Attributes:
         ids: Their ids, whole numbers [n].
-        labels: Their labels, int32 [n]; None where there are none.
-        low_res: What they enlarge, float32 [n, h, w, C]; None where they enlarge nothing.
+        condition: What the network is told, leaves [n, ...]; None where it is told nothing.
+        null: What stands for no condition, likewise; None where nothing needs it.
     """
 
     ids: np.ndarray
-    labels: np.ndarray | None = None
-    low_res: np.ndarray | jax.Array | None = None
+    condition: Condition | None = None
+    null: Condition | None = None
 
     def take(self, chosen: np.ndarray) -> "Batch":
         """Those at some places."""
-        labels = None if self.labels is None else self.labels[chosen]
-        low_res = None if self.low_res is None else self.low_res[chosen]
-        return Batch(self.ids[chosen], labels, low_res)
+        return jax.tree.map(lambda array: array[chosen], self)
 
 
 class Compiled:
-    """`generate` for batches like a first one, compiled ahead of time.
+    """`generate` and `decode` for batches like a first one, compiled ahead of time.
 
     Args:
-        params: What `load` returned.
-        plan: The sampler.
+        sampler: What is drawn, and how.
         key: Of all randomness.
-        like: A batch of as many pictures as will be drawn at a time.
-        devices: As in `skipjax.sample`.
-        guide: How to guide, if at all.
-        options: The other options of `generate`.
+        like: A batch of as many samples as will be drawn at a time.
+        devices: Where to compute, each with a copy of the weights; default: where they lie if that
+            is a mesh, all local devices otherwise.
 
     Attributes:
-        size: Pictures at a time: those of `like`, or more where the devices do not divide them.
+        size: Samples at a time: those of `like`, or more where the devices do not divide them.
         memory: Bytes that the program takes on each device, weights included; None where that is
             not known.
     """
 
     def __init__(
         self,
-        params: Pretrained,
-        plan: Plan,
+        sampler: Sampler,
         key: jax.Array,
         like: Batch,
         devices: Sequence[jax.Device] | None = None,
-        guide: Guide | None = None,
-        **options: Any,
     ):
-        placed = api.place(
-            params, plan, key, like.ids, like.labels, devices, low_res=like.low_res, guide=guide
-        )
-        *self._weights, ids, _, _, self._guide = placed
-        self._over, self.size = ids.sharding, len(ids)
-        # What is static is compiled in; only a threshold is told to each call.
-        self._traced = {"threshold": options.get("threshold")}
-        self._compiled = generate.lower(*placed, **options).compile()
+        placed = sharding.place(sampler.model, sampler.guidance, len(like.ids), devices)
+        self._model, guidance, self._spread = placed
+        model = self._model.replace(conditioner=None, codec=None, name="")
+        self._before = model, sampler.plan, key
+        self._after = guidance, sampler.transform, None
+        batch = self._on_devices(like)
+        self.size = len(batch.ids)
+        options: dict[str, Any] = {"shape": sampler.shape, "dtype": sampler.dtype}
+        lowered = program.lower(*self._before, *batch, *self._after, **options)
+        self._compiled = lowered.compile()
         self.memory = _memory(self._compiled)
 
     def __call__(self, batch: Batch) -> jax.Array:
-        """Starts drawing at most `size` pictures; float32 [size, H, W, C], not waited for.
+        """Starts drawing at most `size` samples; float32 [size, ...], not waited for.
 
-        The last picture is drawn again where there are fewer.
+        The last sample is drawn again where there are fewer.
         """
         full = batch.take(np.minimum(np.arange(self.size), len(batch.ids) - 1))
-        full = full._replace(ids=full.ids.astype(np.uint32))
-        spread = (a if a is None else placement.spread(a, self._over) for a in full)
-        return self._compiled(*self._weights, *spread, self._guide, **self._traced)
+        z = self._compiled(*self._before, *self._on_devices(full), *self._after)
+        return decode(self._model, z)
+
+    def _on_devices(self, batch: Batch) -> Batch:
+        return self._spread(batch._replace(ids=batch.ids.astype(np.uint32)))
 
 
 def _memory(compiled: Any) -> int | None:

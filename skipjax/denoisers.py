@@ -1,33 +1,18 @@
-"""From what a network outputs to what a sampler asks: x_0 and eps at a point.
+"""What a sampler asks of a network: x_0 and eps at a point; and what changes the answer.
 
-With x = alpha x_0 + sigma eps, both x_0 and eps follow from any one of
-
-    x_0, eps
-    score       grad log p(x) = -eps / sigma        (Song et al. 2021, arXiv:2011.13456)
-    v           alpha eps - sigma x_0               (Salimans & Ho 2022, arXiv:2202.00512)
-    velocity    eps - x_0                           (Liu et al. 2023, arXiv:2209.03003)
-
-eps and the score say nothing of x_0 where alpha = 0, at zero terminal SNR; the others do. What
-changes a prediction, such as clipping or guidance, wraps a denoiser and is one.
+A denoiser reads a network's output by a row of `parameterizations`. What changes a prediction,
+such as clipping or guidance, wraps a denoiser and is one.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-
-class Point(NamedTuple):
-    """Where a sampler stands: the time told to the network, and the level of x.
-
-    Scalars while sampling; t may also be one per picture, [B], with alpha and sigma that
-    broadcast against x, [B, 1, ...].
-    """
-
-    t: jax.Array
-    alpha: jax.Array
-    sigma: jax.Array
+from skipjax.parameterizations import PARAMETERIZATIONS, Parameterization, eps_of
+from skipjax.parameterizations import Point as Point
 
 
 class Prediction(NamedTuple):
@@ -36,89 +21,83 @@ class Prediction(NamedTuple):
     Attributes:
         x_0: The data, [B, ...].
         eps: The noise, [B, ...].
-        place: Where the log of the variance lies between its smallest, at -1, and its largest, at
-            1; [B, ...], of a network that learns it.
+        log_variance: Where the log of the variance lies between its smallest, at -1, and its
+            largest, at 1; [B, ...], of a network that learns it.
         gradient: What guides, the scaled gradient of log p(y | x), [B, ...]. x_0 and eps do not
             contain it: a plan applies it, through them (`steered`) or through the mean of a step.
     """
 
     x_0: jax.Array
     eps: jax.Array
-    place: jax.Array | None = None
+    log_variance: jax.Array | None = None
     gradient: jax.Array | None = None
 
 
 # (x [B, ..., C], t [B]) -> [B, ..., C], or [B, ..., 2C] where a variance is learned.
-Network = Callable[[jax.Array, jax.Array], jax.Array]
+Function = Callable[[jax.Array, jax.Array], jax.Array]
 Denoise = Callable[[jax.Array, Point], Prediction]
+Transform = Callable[[Denoise], Denoise]
 
 
-def from_eps(network: Network) -> Denoise:
-    """A denoiser of a network that predicts the noise: x_0 = (x - sigma eps) / alpha.
+def of(row: Parameterization, network: Callable[[jax.Array, Point], jax.Array]) -> Denoise:
+    """A denoiser of a network whose output is read by a row of `parameterizations`.
 
-    Here and below, a network with twice the channels of x says with the second half the variance.
+    Args:
+        row: What the output means.
+        network: (x [B, ..., C], point) -> [B, ..., C]; or [B, ..., 2C], where the second half says
+            the variance.
+
+    Raises:
+        ValueError: When called, if the output has another shape.
     """
 
     def denoise(x, point):
-        eps, place = _call(network, x, point)
-        return Prediction((x - point.sigma * eps) / point.alpha, eps, place)
+        output, log_variance = _split(network(x, point), x)
+        return Prediction(*row.predict(output, x, point), log_variance)
 
     return denoise
 
 
-def from_x_0(network: Network) -> Denoise:
-    """A denoiser of a network that predicts the data: eps = (x - alpha x_0) / sigma."""
+def from_eps(network: Function) -> Denoise:
+    """A denoiser of a function (x, t [B]) that predicts the noise: x_0 = (x - sigma eps) / alpha.
 
-    def denoise(x, point):
-        x_0, place = _call(network, x, point)
-        return Prediction(x_0, _eps(x, x_0, point), place)
-
-    return denoise
+    Here and below, one that gives twice the channels of x says with the second half the variance.
+    """
+    return _read("eps", network)
 
 
-def from_score(network: Network) -> Denoise:
-    """A denoiser of a network that predicts the score, grad log p(x).
+def from_x_0(network: Function) -> Denoise:
+    """A denoiser of a function (x, t [B]) that predicts the data.
+
+    eps = (x - alpha x_0) / sigma.
+    """
+    return _read("x_0", network)
+
+
+def from_score(network: Function) -> Denoise:
+    """A denoiser of a function (x, t [B]) that predicts the score, grad log p(x).
 
     eps = -sigma score and x_0 = (x + sigma^2 score) / alpha, Tweedie's formula.
     """
-
-    def denoise(x, point):
-        score, place = _call(network, x, point)
-        eps = -point.sigma * score
-        return Prediction((x - point.sigma * eps) / point.alpha, eps, place)
-
-    return denoise
+    return _read("score", network)
 
 
-def from_v(network: Network) -> Denoise:
-    """A denoiser of a network that predicts v = alpha eps - sigma x_0.
+def from_v(network: Function) -> Denoise:
+    """A denoiser of a function (x, t [B]) that predicts v = alpha eps - sigma x_0.
 
     x_0 = alpha x - sigma v and eps = sigma x + alpha v: of variance-preserving schedules alone,
     alpha^2 + sigma^2 = 1.
     """
-
-    def denoise(x, point):
-        v, place = _call(network, x, point)
-        x_0, eps = point.alpha * x - point.sigma * v, point.sigma * x + point.alpha * v
-        return Prediction(x_0, eps, place)
-
-    return denoise
+    return _read("v", network)
 
 
-def from_velocity(network: Network) -> Denoise:
-    """A denoiser of a network that predicts the velocity eps - x_0, of any schedule.
+def from_velocity(network: Function) -> Denoise:
+    """A denoiser of a function (x, t [B]) that predicts the velocity eps - x_0, of any schedule.
 
     x_0 = (x - sigma velocity) / (alpha + sigma), eps = (x + alpha velocity) / (alpha + sigma).
     Where alpha = 1 - u and sigma = u, as in rectified flow, the velocity is dx / du.
     """
-
-    def denoise(x, point):
-        velocity, place = _call(network, x, point)
-        total = point.alpha + point.sigma
-        x_0 = (x - point.sigma * velocity) / total
-        return Prediction(x_0, (x + point.alpha * velocity) / total, place)
-
-    return denoise
+    return _read("velocity", network)
 
 
 def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
@@ -130,7 +109,7 @@ def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     def clipped(x, point):
         prediction = denoise(x, point)
         x_0 = jnp.clip(prediction.x_0, low, high)
-        return prediction._replace(x_0=x_0, eps=_eps(x, x_0, point))
+        return prediction._replace(x_0=x_0, eps=eps_of(x, x_0, point))
 
     return clipped
 
@@ -159,9 +138,48 @@ def threshold(
         s = jnp.quantile(jnp.abs(prediction.x_0), quantile, axis=picture, keepdims=True)
         s = jnp.clip(s, 1, largest)
         x_0 = jnp.clip(prediction.x_0, -s, s) / s
-        return prediction._replace(x_0=x_0, eps=_eps(x, x_0, point))
+        return prediction._replace(x_0=x_0, eps=eps_of(x, x_0, point))
 
     return thresholded
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Clip:
+    """`clip`, as a value that programs take: static.
+
+    Args:
+        low: Least value of x_0.
+        high: Largest.
+    """
+
+    low: float = field(default=-1.0, metadata={"static": True})
+    high: float = field(default=1.0, metadata={"static": True})
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        return clip(denoise, self.low, self.high)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Threshold:
+    """`threshold`, as a value that programs take: one program serves all quantiles.
+
+    Args:
+        quantile: Part of a sample's values that is kept as it is, in 0 .. 1.
+        largest: Bound of the scale.
+    """
+
+    quantile: Any = 0.995
+    largest: Any = float("inf")
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        return threshold(denoise, self.quantile, self.largest)
+
+
+def unchanged(denoise: Denoise) -> Denoise:
+    """The transform that does nothing: predictions as the network makes them."""
+    return denoise
 
 
 def scale_eps(denoise: Denoise, scale: jax.typing.ArrayLike) -> Denoise:
@@ -203,13 +221,15 @@ def steered(prediction: Prediction, point: Point, steer: jax.Array | float = 1.0
     return prediction._replace(x_0=x_0, eps=prediction.eps - turn)
 
 
-def _eps(x: jax.Array, x_0: jax.Array, point: Point) -> jax.Array:
-    return (x - point.alpha * x_0) / point.sigma
+def _read(name: str, network: Function) -> Denoise:
+    def told(x, point):
+        return network(x, jnp.broadcast_to(point.t, x.shape[:1]))
+
+    return of(PARAMETERIZATIONS[name], told)
 
 
-def _call(network: Network, x: jax.Array, point: Point) -> tuple[jax.Array, jax.Array | None]:
-    """The network's prediction, and its place of the variance if it has one."""
-    output = network(x, jnp.broadcast_to(point.t, x.shape[:1]))
+def _split(output: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The prediction, and what is said of the variance, if anything is."""
     channels = x.shape[-1]
     if output.shape == x.shape:
         return output, None

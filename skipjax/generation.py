@@ -1,164 +1,296 @@
-"""All of sampling as one pure function of arrays: a network, a plan and keys give pictures."""
+"""Sampling as pure functions of a model and arrays: a denoiser, what is diffused, and samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from skipjax import denoisers, guidance, models, sampling
+from skipjax import denoisers, sampling
+from skipjax import guidance as guide
+from skipjax.conditioners import Condition
+from skipjax.denoisers import Clip, Denoise, Point, Threshold, Transform
+from skipjax.guidance import ByClassifier, ClassifierFree, Guidance
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier, Pretrained
+from skipjax.pretrained import Pretrained
 
-_READINGS = {
-    "eps": denoisers.from_eps,
-    "x_0": denoisers.from_x_0,
-    "v": denoisers.from_v,
-    "score": denoisers.from_score,
-    "velocity": denoisers.from_velocity,
-}
 # Folded into the key of a network that enlarges pictures: one key then serves a whole cascade, the
 # labels that it draws are the same at each stage, and the noise is not.
 ENLARGE = 2**32 - 1
 
-
-class Guide(NamedTuple):
-    """How to guide; every leaf may be traced.
-
-    Attributes:
-        scale: Weight of guidance, a scalar.
-        interval: Least and largest time at which to guide; at all times if None, and then the
-            program is smaller.
-        classifier: What guides; None for classifier-free guidance, by the network's null label.
-    """
-
-    scale: jax.Array | float
-    interval: guidance.Interval | None = None
-    classifier: Classifier | None = None
+Guides = Guidance | Sequence[Guidance] | None
 
 
-@partial(jax.jit, static_argnames=("clip", "dtype", "remat", "on_step"))
 def generate(
-    params: Pretrained,
+    model: Pretrained,
     plan: Plan,
     key: jax.Array,
     ids: jax.Array,
-    labels: jax.Array | None,
-    low_res: jax.Array | None = None,
-    guide: Guide | None = None,
+    condition: Condition | None = None,
     *,
-    clip: bool = True,
-    threshold: jax.Array | float | None = None,
+    null: Condition | None = None,
+    guidance: Guides = None,
+    transform: Transform | None = None,
+    shape: tuple[int, ...] | None = None,
+    start: tuple[jax.Array, int] | None = None,
     dtype: DTypeLike = jnp.float32,
-    remat: bool = False,
+    between: sampling.Between | None = None,
+    callback: sampling.Callback | None = None,
+    trajectory: bool = False,
     on_step: Callable[[jax.Array], None] | None = None,
 ) -> jax.Array:
-    """What `sample` runs, to be used under `jit`, `vmap`, `grad`, compiled ahead of time, or with
-    arrays that are sharded over a mesh.
+    """Draws what is diffused: one program, to be used under `jit`, `vmap`, `grad`, or with arrays
+    that are sharded over a mesh. It is compiled once for all plans of one shape.
 
     Args:
-        params: What `load` returned.
+        model: What `load` returned.
         plan: The sampler.
-        key: Scalar key of the run; a picture's own is fold_in(key, id).
-        ids: Ids of the pictures, uint32 [B].
-        labels: Labels, int [B]; None where neither network nor guide takes any.
-        low_res: Pictures to enlarge, float32 [B, h, w, C] in [-1, 1], for a network that does.
-        guide: How to guide; not at all, unless told.
-        clip: Whether predictions of x_0 are kept in [-1, 1], before any guidance by a classifier.
-        threshold: Quantile of dynamic thresholding, which then takes the place of clipping.
+        key: Scalar key of the run; a sample's own is fold_in(key, id).
+        ids: Ids of the samples, uint32 [B].
+        condition: What the network is told, leaves [B, ...]; None if it is told nothing.
+        null: What stands for no condition, of the same structure; default: what the conditioner
+            says, where guidance needs it.
+        guidance: How to guide, or several ways at once; default: not at all.
+        transform: What changes predictions before a classifier guides: `denoisers.Clip`,
+            `denoisers.Threshold` or a function; default: clipping to `process.bounds`, where there
+            are any. `denoisers.unchanged` leaves them as they are.
+        shape: Of one sample of what is diffused; default: `network.shape`.
+        start: (z [B, *shape], row): begins at a row of the plan with z as the point there, instead
+            of with noise at the first.
         dtype: What the networks compute in.
-        remat: Whether a classifier's layers are computed again for its gradient, to save memory.
+        between: Changes x before each call: `sampling.integrate`.
+        callback: Told i, x_i and the prediction of each row, on the host.
+        trajectory: Whether to return the predictions of x_0 at each row instead.
         on_step: Told the index of each row of the plan when it is done.
 
     Returns:
-        float32 [B, H, W, C].
+        float32 [B, *shape]; with `trajectory` [N, B, *shape].
+
+    Raises:
+        TypeError: If `plan` is no plan.
+        ValueError: For guidance that the model cannot serve, or a start that does not fit.
     """
-    if low_res is not None:
+    if transform is None:
+        bounds = model.process.bounds
+        transform = denoisers.unchanged if bounds is None else Clip(*bounds)
+    if not isinstance(transform, (Clip, Threshold, jax.tree_util.Partial)):
+        transform = jax.tree_util.Partial(transform)
+    ways = _several(guidance)
+    if null is None and any(isinstance(way, ClassifierFree) for way in ways):
+        null = null_of(model, condition)
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"plan is a {type(plan).__name__}: give a Plan, such as skipjax.plans.ddim(...); "
+            "skipjax.sample takes names"
+        )
+    shape = model.shape if shape is None else tuple(shape)
+    z, row = (None, 0) if start is None else start
+    if z is not None and jnp.shape(z) != (len(ids), *shape):
+        raise ValueError(
+            f"start is {jnp.shape(z)} for {len(ids)} ids: it must be {(len(ids), *shape)}, "
+            "what is diffused at that row"
+        )
+    return program(
+        # What encodes and decodes is no part of the program.
+        model.replace(conditioner=None, codec=None, name=""),
+        plan,
+        key,
+        ids,
+        condition,
+        null,
+        ways,
+        transform,
+        z,
+        shape=shape,
+        row=row,
+        dtype=jnp.dtype(dtype),
+        between=between,
+        callback=callback,
+        trajectory=trajectory,
+        on_step=on_step,
+    )
+
+
+@partial(
+    jax.jit,
+    static_argnames=("shape", "row", "dtype", "between", "callback", "trajectory", "on_step"),
+)
+def program(
+    model: Pretrained,
+    plan: Plan,
+    key: jax.Array,
+    ids: jax.Array,
+    condition: Condition | None,
+    null: Condition | None,
+    ways: tuple[Guidance, ...],
+    transform: Transform,
+    z: jax.Array | None,
+    *,
+    shape: tuple[int, ...],
+    row: int = 0,
+    dtype: DTypeLike = jnp.float32,
+    between: sampling.Between | None = None,
+    callback: sampling.Callback | None = None,
+    trajectory: bool = False,
+    on_step: Callable[[jax.Array], None] | None = None,
+) -> jax.Array:
+    """What `generate` runs, with every default filled in: to be lowered and compiled ahead of
+    time. Arguments are those of `generate`, a start's z and row apart.
+    """
+    if condition is not None and "low_res" in condition:
         key = jax.random.fold_in(key, ENLARGE)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-    x = sampling.starting_noise(keys, params.shape)
+    if z is None:
+        z = prior(model, plan, keys, shape)
     denoise = denoiser(
-        params,
-        labels,
-        low_res=low_res,
-        guide=guide,
-        clip=clip,
-        threshold=threshold,
-        dtype=dtype,
-        remat=remat,
+        model, condition, null=null, guidance=ways, transform=transform, dtype=dtype
     )
-    return sampling.integrate(plan, denoise, x, keys, on_step=on_step)
+    if trajectory:
+        return sampling.run(
+            plan,
+            denoise,
+            z,
+            keys,
+            between=between,
+            first=row,
+            on_row=lambda step: step.prediction.x_0,
+        )[1]
+    return sampling.integrate(
+        plan, denoise, z, keys, between=between, callback=callback, on_step=on_step, first=row
+    )
+
+
+def prior(model: Pretrained, plan: Plan, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What a plan starts the samples of `keys` [B] from: N(0, std^2 I), float32 [B, *shape], where
+    std is `plan.prior_std`, or the process's at the plan's first point.
+    """
+    noise = sampling.starting_noise(keys, shape)
+    std = plan.prior_std
+    if std is None:
+        std = model.process.prior_std(Point(plan.t[0], plan.alpha[0], plan.sigma[0]))
+    return noise if isinstance(std, float) and std == 1 else jnp.asarray(std, jnp.float32) * noise
 
 
 def denoiser(
-    params: Pretrained,
-    labels: jax.Array | None = None,
+    model: Pretrained,
+    condition: Condition | None = None,
     *,
-    low_res: jax.Array | None = None,
-    guide: Guide | None = None,
-    clip: bool = True,
-    threshold: jax.Array | float | None = None,
+    null: Condition | None = None,
+    guidance: Guides = None,
+    transform: Transform | None = None,
     dtype: DTypeLike = jnp.float32,
-    remat: bool = False,
-) -> denoisers.Denoise:
-    """The denoiser of a loaded network, for a batch of the given labels, int [B] or None.
+) -> Denoise:
+    """The denoiser of a model, for a batch of a condition.
 
-    The other arguments are those of `generate`.
+    Args:
+        model: What `load` returned.
+        condition: What the network is told, leaves [B, ...]; None if it is told nothing.
+        null: What stands for no condition; default: what the conditioner says.
+        guidance: How to guide, or several ways at once; default: not at all.
+        transform: What changes predictions before a classifier guides; default: clipping to
+            `process.bounds`, where there are any.
+        dtype: What the networks compute in.
 
     Raises:
-        ValueError: If the guide has no classifier, and the network no null label.
+        ValueError: If guidance without a classifier has nothing that stands for no condition, or
+            is asked for twice; or a classifier has no label to guide towards.
     """
-    spec = params.spec
-    net: Any = models.network(spec.unet, jnp.dtype(dtype))
-    rescale = 1000 / spec.T if spec.rescale_timesteps else 1.0
+    process, ways = model.process, _several(guidance)
 
-    def of(labels: jax.Array | None) -> denoisers.Denoise:
-        def network(x, t):
-            small = low_res
-            if small is not None and len(small) != len(x):  # a picture twice, for two labels
-                small = jnp.repeat(small, len(x) // len(small), axis=0)
-            y = labels if spec.unet.num_classes else None
-            return net.apply({"params": params.params}, x, rescale * t, y, small)
+    def of(condition: Condition | None) -> Denoise:
+        told = None
+        if condition is not None:
+            told = {k: v for k, v in condition.items() if k != guide.CLASS} or None
 
-        return _READINGS[spec.prediction](network)
+        def network(x, point):
+            x, t = process.tell(x, point)
+            return model.network.apply(model.params, x, t, told, dtype=jnp.dtype(dtype))
 
-    denoise = of(labels)
-    if guide is not None and guide.classifier is None:
-        if spec.null_label is None or labels is None:
-            raise ValueError(
-                f"{spec.name} has no null label, by which it could be guided: give a classifier"
-            )
-        scale, interval = guide.scale, guide.interval
-        denoise = guidance.classifier_free(of, labels, spec.null_label, scale, interval)
-    if threshold is not None:
-        denoise = denoisers.threshold(denoise, threshold)
-    elif clip:
-        denoise = denoisers.clip(denoise)
-    if guide is not None and guide.classifier is not None:
-        classes = labels
-        if labels is not None and spec.null_label is not None:
-            classes = labels - (labels > spec.null_label)  # the classifier has no null label
-        log_prob = _log_prob(guide.classifier, classes, rescale, dtype, remat)
-        denoise = guidance.classifier(denoise, log_prob, guide.scale, guide.interval)
+        return denoisers.of(process.row, network)
+
+    free = [way for way in ways if isinstance(way, ClassifierFree)]
+    if len(free) > 1:
+        raise ValueError(f"guidance holds {len(free)} of ClassifierFree: give one")
+    denoise = of(condition)
+    for way in free:
+        null = null_of(model, condition) if null is None else null
+        if condition is None:
+            raise ValueError("guidance is given, and no condition to guide towards")
+        denoise = guide.classifier_free(
+            of,
+            condition,
+            null,
+            way.scale,
+            way.interval,
+            rescale=way.rescale,
+            channels=way.channels,
+            row=process.row,
+        )
+    if transform is not None:
+        denoise = transform(denoise)
+    elif process.bounds is not None:
+        denoise = denoisers.clip(denoise, *process.bounds)
+    for way in ways:
+        if isinstance(way, ByClassifier):
+            log_prob = _log_prob(way, condition, dtype)
+            denoise = guide.classifier(denoise, log_prob, way.scale, way.interval)
     return denoise
 
 
-def _log_prob(
-    classifier: Classifier,
-    labels: jax.Array | None,
-    rescale: float,
-    dtype: DTypeLike,
-    remat: bool,
-) -> guidance.LogProb:
-    """log p(y | x) of a classifier, for the labels y [B]."""
+def decode(model: Pretrained, z: jax.Array) -> jax.Array:
+    """Samples, [B, ...], of what is diffused, z [B, *shape], by the model's codec: a program of
+    its own.
+    """
+    return model.codec.decode(z)
+
+
+def null_of(model: Pretrained, condition: Condition | None, negative: Any = None) -> Condition:
+    """What stands for no condition, or for what is not wanted.
+
+    Raises:
+        ValueError: If nothing does.
+    """
+    conditioner = model.conditioner
+    null = None
+    if conditioner is not None and condition is not None:
+        null = conditioner.null(condition, negative)
+    if null is None:
+        raise ValueError(
+            f"{model.name} has no null label, nor another condition that stands for none, by "
+            "which it could be guided: give a classifier, or null="
+        )
+    return null
+
+
+def _several(guides: Guides) -> tuple[Guidance, ...]:
+    if guides is None:
+        return ()
+    ways = tuple(guides) if isinstance(guides, Sequence) else (guides,)
+    for way in ways:
+        if not isinstance(way, (ClassifierFree, ByClassifier)):
+            raise ValueError(
+                f"guidance is {way!r}: it must be guidance.ClassifierFree(scale), "
+                "guidance.ByClassifier(classifier, scale), or a list of them"
+            )
+    return ways
+
+
+def _log_prob(way: ByClassifier, condition: Condition | None, dtype: DTypeLike) -> guide.LogProb:
+    """log p(y | x) of a classifier, for the condition's classes y [B]."""
+    classifier = way.classifier
+    labels = None if condition is None else condition.get(guide.CLASS, condition.get("label"))
     if labels is None:
-        raise ValueError("a classifier guides towards labels: give one for each picture")
-    net: Any = models.network(classifier.spec.classifier, jnp.dtype(dtype), remat)
+        raise ValueError("a classifier guides towards labels: give one for each sample")
+    labels = jnp.asarray(labels)
+    tell = classifier.process.precondition
 
     def log_prob(x, t):
-        logits = net.apply({"params": classifier.params}, x, rescale * t)
+        point = Point(t, jnp.ones(()), jnp.ones(()))  # classifiers are told t alone
+        logits = classifier.network.apply(
+            classifier.params, x, tell.c_noise(point), dtype=jnp.dtype(dtype), remat=way.remat
+        )
         return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
 
     return log_prob

@@ -1,10 +1,14 @@
 """Pictures as people see them: 8 bits, side by side."""
 
 import math
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+
+Samples = TypeVar("Samples", jax.Array, np.ndarray)
 
 GAP = 2  # pixels of white between the pictures of a grid
 VISIBLE = 96  # side in pixels that a grid enlarges small pictures to
@@ -31,6 +35,49 @@ def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
     return np.clip((images + 1) * 127.5, 0, 255).astype(np.uint8)
 
 
+def finite(samples: Samples, ids: np.ndarray) -> Samples:
+    """The samples, if every one of them is finite.
+
+    Args:
+        samples: [n, ...].
+        ids: Theirs, [n].
+
+    Raises:
+        FloatingPointError: With the ids of those that are not.
+    """
+    array = np.asarray(samples)
+    bad = ids[~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))]
+    if len(bad):
+        raise FloatingPointError(
+            f"samples {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''} are NaN or "
+            "infinite: check the weights, or compute in float32"
+        )
+    return samples
+
+
+def shape_of(model: Any, diffused: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of one sample of a model, of what is diffused of it; nothing is computed."""
+    like = jax.ShapeDtypeStruct((1, *diffused), jnp.float32)
+    return jax.eval_shape(model.codec.decode, like).shape[1:]
+
+
+def check_channels(shape: tuple[int, ...], instead: str) -> None:
+    """Refuses samples that are no pictures as .png has them.
+
+    Args:
+        shape: Of one sample.
+        instead: What to do, in words.
+
+    Raises:
+        ValueError: Unless it is (height, width, 1 or 3).
+    """
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise ValueError(
+            f"samples are {shape}, and a .png holds pictures of 1 channel or 3: keep all of them "
+            f"with {instead}"
+        )
+
+
 def grid(
     images: jax.Array | np.ndarray, columns: int | None = None, *, scale: int | None = None
 ) -> Image.Image:
@@ -38,8 +85,8 @@ def grid(
 
     Args:
         images: [N, H, W, C] with C 1 or 3, float in [-1, 1] or uint8.
-        columns: Pictures per row; as many as rows, unless told.
-        scale: How many times to enlarge each pixel; to a side of about 96, unless told.
+        columns: Pictures per row. Default: as many as rows.
+        scale: How many times to enlarge each pixel. Default: to a side of about 96.
 
     Raises:
         ValueError: If the shape is another, there are no pictures, or a number is not finite.
@@ -53,7 +100,7 @@ def grid(
     num, h, w, c = pixels.shape
     columns = columns or math.ceil(math.sqrt(num))
     rows = math.ceil(num / columns)
-    scale = scale or max(1, VISIBLE // h)
+    scale = scale or max(1, VISIBLE // max(h, w))
     pixels = np.repeat(np.repeat(pixels, scale, axis=1), scale, axis=2)
     h, w = h * scale, w * scale
     sheet = np.full((rows * (h + GAP) + GAP, columns * (w + GAP) + GAP, c), 255, np.uint8)

@@ -1,154 +1,104 @@
-"""A network with its weights, and what sampling has to know about it."""
+"""Networks that know what they are: what `load` returns."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from skipjax import schedules
-from skipjax.models import ClassifierConfig, UNetConfig
+from skipjax.codecs import Codec, Identity
+from skipjax.conditioners import Condition, Conditioner, Labels, part
+from skipjax.models import ClassifierConfig
+from skipjax.process import Process
+from skipjax.schedules import Schedule
 
-SCHEDULES = {
-    "linear": schedules.linear,
-    "scaled_linear": schedules.scaled_linear,
-    "cosine": schedules.cosine,
-    "sigmoid": schedules.sigmoid,
-    "rectified_flow": schedules.rectified_flow,
-}
-PREDICTIONS = ("eps", "x_0", "v", "score", "velocity")
+Params = Any  # nested dict of float arrays
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What fixes the meaning of a network's output; hashable, static under jit.
-
-    Args:
-        name: What the checkpoint is called.
-        unet: The architecture.
-        schedule: The forward process it was trained on: "linear", "scaled_linear", "cosine",
-            "sigmoid" or "rectified_flow"; or T betas of your own.
-        T: Number of training times.
-        prediction: What its first `in_channels` output channels are: "eps", "x_0", "v", "score"
-            or "velocity", see `denoisers`.
-        class_names: Names of the labels 0, 1, ...; empty where they have none.
-        variance: Of the noise that its own sampler adds, ADM's FIXED_SMALL, FIXED_LARGE,
-            LEARNED_RANGE or LEARNED: "small", "large", "learned_range" or "learned".
-        rescale_timesteps: Whether the network is told t 1000 / T instead of t.
-        null_label: The label that stands for no class, for classifier-free guidance; or None.
-        low_res: Side in pixels of the pictures that it enlarges; None if any, or if it does not.
-
-    Raises:
-        ValueError: For a value that is not known, a number of betas that is not T or of names
-            that does not fit the labels, v of a schedule that does not preserve variance, or a
-            learned variance that the network has no channels for.
-    """
-
-    name: str
-    unet: UNetConfig
-    schedule: str | tuple[float, ...] = "linear"
-    T: int = 1000
-    prediction: Literal["eps", "x_0", "v", "score", "velocity"] = "eps"
-    class_names: tuple[str, ...] = ()
-    variance: schedules.Variance = "small"
-    rescale_timesteps: bool = False
-    null_label: int | None = None
-    low_res: int | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        object.__setattr__(self, "schedule", _known(self.schedule, self.T))
-        _one_of("prediction", self.prediction, PREDICTIONS)
-        if self.prediction == "v" and not _schedule(self.schedule, self.T).preserves_variance:
-            raise ValueError(
-                f"prediction is 'v', which the schedule {self.schedule!r} does not have: it must "
-                "preserve variance. Of rectified flow 'velocity' is predicted"
-            )
-        _one_of("variance", self.variance, schedules.VARIANCES)
-        classes = self.unet.num_classes
-        _named(self.class_names, self.classes)
-        if self.null_label is not None and not 0 <= self.null_label < (classes or 0):
-            raise ValueError(
-                f"null_label is {self.null_label}: it must be one of the {classes or 0} labels"
-            )
-        if self.learns_variance and self.unet.out_channels != 2 * self.unet.in_channels:
-            raise ValueError(
-                f"variance is {self.variance!r}, and the network has {self.unet.out_channels} "
-                f"output channels: it needs {2 * self.unet.in_channels} to learn a variance"
-            )
-
-    @property
-    def classes(self) -> int:
-        """Number of labels that stand for a class; 0 for an unconditional network."""
-        return (self.unet.num_classes or 0) - (self.null_label is not None)
-
-    @property
-    def learns_variance(self) -> bool:
-        """Whether its own sampler asks the network for the variance."""
-        return self.variance.startswith("learned")
-
-
-@dataclass(frozen=True)
-class ClassifierSpec:
-    """What guidance has to know of a classifier of noisy pictures; hashable, static under jit.
-
-    Args:
-        name: What the checkpoint is called.
-        classifier: The architecture.
-        schedule: The forward process whose pictures it was trained on, as in `Spec`.
-        T: Number of training times.
-        class_names: Names of its outputs 0, 1, ...; empty where they have none.
-
-    Raises:
-        ValueError: For a schedule that is not known, or a wrong number of betas or names.
-    """
-
-    name: str
-    classifier: ClassifierConfig
-    schedule: str | tuple[float, ...] = "linear"
-    T: int = 1000
-    class_names: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        object.__setattr__(self, "schedule", _known(self.schedule, self.T))
-        _named(self.class_names, self.classes)
-
-    @property
-    def classes(self) -> int:
-        """Number of classes that it tells apart."""
-        return self.classifier.out_channels
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Pretrained:
-    """Params that know what they are: what `load` returns and `sample` takes.
-
-    A pytree whose leaves are the weights, so it goes through `jax.jit`, `jax.device_put` and
-    `jax.tree.map` as plain params do; `spec` is static.
+class Network(Protocol):
+    """A frozen, hashable config of a network, and what it computes.
 
     Attributes:
-        params: Weights of `skipjax.models.UNet(spec.unet)`, nested dict of float arrays.
-        spec: What the network is.
+        shape: Of one sample of what is diffused: (H, W, C), a latent (h, w, 4), a video
+            (F, h, w, 4).
     """
 
-    params: dict
-    spec: Spec = field(metadata={"static": True})
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def init(self, key: jax.Array) -> Params:
+        """Params drawn at random."""
+        ...
+
+    def apply(
+        self,
+        params: Params,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Condition | None = None,
+        *,
+        dtype: Any = jnp.float32,
+    ) -> jax.Array:
+        """The output, [B, ..., C], or [B, ..., 2C] where a variance is learned.
+
+        Args:
+            params: As `init` makes them.
+            x: What is to be denoised, [B, *shape].
+            t: What the process tells of the time, float [B].
+            condition: Arrays [B, ...] by name, or None.
+            dtype: To compute in.
+        """
+        ...
+
+
+@dataclass(frozen=True, repr=False)
+class Pretrained:
+    """The parts of a checkpoint: what `load` returns, and `sample` calls params.
+
+    A pytree whose leaves are the weights, so it goes through `jax.jit`, `jax.device_put` and
+    `jax.tree.map` as plain params do.
+
+    Attributes:
+        params: Weights of the network; None in a description of a file that is not read yet.
+        network: The architecture; static.
+        process: What training fixed; static.
+        conditioner: From words to what conditions the network; None if nothing does.
+        codec: Between samples and what is diffused; of pixels, nothing is between them.
+        name: What it is called; static.
+        source: The folder or file that it was read from, if it was; no part of the pytree, and so
+            lost where that is mapped or compiled.
+    """
+
+    params: Params
+    network: Network
+    process: Process
+    conditioner: Conditioner | None = None
+    codec: Codec = Identity()
+    name: str = "network"
+    source: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Pretrained({self.name!r}, {type(self.network).__name__} of "
+            f"{' x '.join(map(str, self.shape))}, {_weights(self.params)}, {self.process}, "
+            f"{self.conditioner or 'unconditional'})"
+        )
 
     @property
-    def schedule(self) -> schedules.Schedule:
+    def schedule(self) -> Schedule:
         """The forward process that the network was trained on."""
-        return _schedule(self.spec.schedule, self.spec.T)
+        return self.process.schedule
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of a picture."""
-        unet = self.spec.unet
-        return unet.image_size, unet.image_size, unet.in_channels
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample of what is diffused."""
+        return self.network.shape
+
+    @property
+    def labels(self) -> Labels | None:
+        """The classes that the network knows, if it does."""
+        return part(self.conditioner, Labels)
 
     @property
     def fingerprint(self) -> str:
@@ -162,51 +112,52 @@ class Pretrained:
             digest.update(repr(leaf.shape).encode() + some.astype(jnp.bfloat16).tobytes())
         return digest.hexdigest()[:16]
 
+    def replace(self, **changes: Any) -> "Pretrained":
+        """The same but for some parts."""
+        return replace(self, **changes)
+
+
+jax.tree_util.register_dataclass(
+    Pretrained,
+    data_fields=["params", "conditioner", "codec"],
+    meta_fields=["network", "process", "name"],
+    drop_fields=["source"],
+)
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classifier:
-    """A classifier of noisy pictures, to guide sampling with: what `load` returns for one.
+    """A classifier of noisy samples, to guide with: what `load` returns for one.
 
     Attributes:
-        params: Weights of `skipjax.models.Classifier(spec.classifier)`.
-        spec: What the network is.
+        params: Its weights.
+        network: The architecture; static.
+        process: The forward process whose samples it was trained on; static.
+        labels: The classes that it tells apart; static.
+        name: What it is called; static.
     """
 
-    params: dict
-    spec: ClassifierSpec = field(metadata={"static": True})
+    params: Params
+    network: ClassifierConfig = field(metadata={"static": True})
+    process: Process = field(metadata={"static": True})
+    labels: Labels = field(metadata={"static": True})
+    name: str = field(default="classifier", metadata={"static": True})
+
+    def __repr__(self) -> str:
+        return (
+            f"Classifier({self.name!r}, of {' x '.join(map(str, self.network.shape))}, "
+            f"{_weights(self.params)}, {self.process}, {self.labels})"
+        )
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{what} is {value!r}: it must be one of {', '.join(known)}")
-
-
-def _known(schedule: str | Sequence[float], T: int) -> str | tuple[float, ...]:
-    """The schedule, if it is one; betas as a tuple of floats, whatever sequence they came as."""
-    if isinstance(schedule, str):
-        _one_of("schedule", schedule, tuple(SCHEDULES))
-        return schedule
-    try:
-        betas = tuple(float(beta) for beta in schedule)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"schedule is {schedule!r}: it must be one of {', '.join(SCHEDULES)}, or a vector of "
-            "betas"
-        ) from None
-    if len(betas) != T:
-        raise ValueError(f"schedule has {len(betas)} betas, and T is {T}: they must be as many")
-    schedules.from_betas(betas)
-    return betas
-
-
-def _named(names: tuple[str, ...], classes: int) -> None:
-    if names and len(names) != classes:
-        raise ValueError(f"{len(names)} class names for num_classes = {classes}")
-
-
-@lru_cache
-def _schedule(schedule: str | tuple[float, ...], T: int) -> schedules.Schedule:
-    if isinstance(schedule, str):
-        return SCHEDULES[schedule](T)
-    return schedules.from_betas(schedule)
+def _weights(params: Params) -> str:
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        return "no weights"
+    number = sum(leaf.size for leaf in leaves)
+    kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+    where = {str(d) for leaf in leaves if isinstance(leaf, jax.Array) for d in leaf.devices()}
+    where = sorted(where) or ["the host"]
+    many = f" and {len(where) - 1} more" if len(where) > 1 else ""
+    return f"{number:,} parameters in {kinds} on {where[0]}{many}"

@@ -1,17 +1,40 @@
 """The update kernel and the only scan: a plan, a denoiser and noise give pictures."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
+from skipjax.checks import whole
 from skipjax.denoisers import Denoise, Point, Prediction, steered
 from skipjax.plans import Plan
 
 # Folded into a picture's key for its starting noise; steps fold in 0 .. N-1. Every plan thereby
 # starts a picture from the same noise, however many steps it takes.
 START = 2**32 - 1
+
+
+class Step(NamedTuple):
+    """What is told of a row when its network call is done.
+
+    Attributes:
+        row: Index of the row in its plan, 0 .. N-1.
+        x: The point at which the network was called, x_i, [B, ...].
+        prediction: What the denoiser said there.
+        moved: x_{i+1}, [B, ...].
+    """
+
+    row: jax.Array
+    x: jax.Array
+    prediction: Prediction
+    moved: jax.Array
+
+
+# (row i of the plan, its point, x_i [B, ...], keys [B]) -> x_i to go on from, pure.
+Between = Callable[[Plan, Point, jax.Array, jax.Array], jax.Array]
+Callback = Callable[[Any, Any, Any], None]
 
 
 def integrate(
@@ -21,7 +44,10 @@ def integrate(
     keys: jax.Array,
     *,
     noise: jax.Array | None = None,
+    between: Between | None = None,
+    callback: Callback | None = None,
     on_step: Callable[[jax.Array], None] | None = None,
+    first: int = 0,
 ) -> jax.Array:
     """Runs a sampler: x_{i+1} = keep_i x_i + sum_j mix_ij m_{i-j} + noise_i z_i.
 
@@ -31,25 +57,36 @@ def integrate(
     Args:
         plan: The table; its coefficients may be traced.
         denoise: Called once per row.
-        x: Noise to start from, [B, ...]. Carried in float32, or float64 where it is that.
-        keys: Keys of the pictures, [B]; z_i of a picture is drawn with fold_in(key, i), and so
+        x: The point of row `first`, noise for the first of all, [B, ...]. Carried in float32, or
+            float64 where it is that.
+        keys: Keys of the samples, [B]; z_i of a sample is drawn with fold_in(key, i), and so
             does not depend on what else is in the batch.
         noise: z_i itself, [N, B, ...], to be used instead of drawing it: for comparing with what
             other programs make of the same noise.
+        between: A pure function of a row, its point, x and the keys (fold_in(key, i) of each) that
+            gives the x at which the network is called.
+        callback: Told i, x_i and the `Prediction` there, as arrays on the host.
         on_step: Told the index of each row when it is done, while the program runs.
+        first: The row to begin with, 0 .. N-1. Predictions from before it are not known: the
+            oldest that is stands for them, so that the first step is of first order.
 
     Returns:
         x_N, [B, ...], of the dtype that x was carried in.
 
     Raises:
-        ValueError: If the plan asks for a learned variance, and the denoiser predicts none.
+        TypeError: If `denoise` is no function, or `keys` are not typed keys.
+        ValueError: If the plan asks for a learned variance, and the denoiser predicts none; or
+            shapes or `first` do not fit.
     """
 
-    def on_row(i: jax.Array, _: jax.Array) -> None:
+    def on_row(step: Step) -> None:
         if on_step is not None:
-            jax.debug.callback(on_step, i)
+            jax.debug.callback(on_step, step.row)
+        if callback is not None:
+            told = (step.row, step.x, step.prediction)
+            io_callback(callback, None, *told)
 
-    return _run(plan, denoise, x, keys, noise, on_row)[0]
+    return run(plan, denoise, x, keys, noise=noise, between=between, first=first, on_row=on_row)[0]
 
 
 def trajectory(
@@ -60,31 +97,80 @@ def trajectory(
     *,
     noise: jax.Array | None = None,
 ) -> jax.Array:
-    """Every point that a sampler comes to: x_1 .. x_N, [N, B, ...]. Otherwise as `integrate`."""
-    return _run(plan, denoise, x, keys, noise, lambda _, x: x)[1]
+    """Every point that a sampler comes to: x_1 .. x_N, [N, B, ...]. Arguments and errors are those
+    of `integrate`.
+    """
+    return run(plan, denoise, x, keys, noise=noise, on_row=lambda step: step.moved)[1]
 
 
-def _run(
+def run(
     plan: Plan,
     denoise: Denoise,
     x: jax.Array,
     keys: jax.Array,
-    noise: jax.Array | None,
-    on_row: Callable[[jax.Array, jax.Array], Any],
+    *,
+    noise: jax.Array | None = None,
+    between: Between | None = None,
+    first: int = 0,
+    on_row: Callable[[Step], Any] = lambda step: None,
 ) -> tuple[jax.Array, Any]:
-    """x_N, and what `on_row` made of the index of each row and the point that it led to."""
+    """The scan: x_N, and what `on_row` made of each `Step`, stacked [N - first, ...].
+
+    Arguments and errors are those of `integrate`.
+    """
+    x = jnp.asarray(x)
+    _check(plan, denoise, x, keys, first)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     x = x.astype(dtype)
-    table = jax.tree.map(lambda column: jnp.asarray(column, dtype), plan)
+    table = jax.tree.map(lambda column: jnp.asarray(column, dtype), plan.replace(prior_std=None))
+    if first:
+        table, noise = _from_row(table, first), None if noise is None else noise[first:]
 
     def step(carry, row):
         i, row, z = row
-        carry = advance(carry, row, i, denoise, keys, z)
-        return carry, on_row(i, carry[0])
+        x, older = carry
+        if between is not None:
+            own = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+            x = between(row, Point(row.t, row.alpha, row.sigma), x, own).astype(dtype)
+        carry, prediction = advance((x, older), row, i, denoise, keys, z)
+        return carry, on_row(Step(i, x, prediction, carry[0]))
 
-    rows = jnp.arange(plan.nfe), table, noise
+    rows = jnp.arange(first, plan.nfe), table, noise
     (x, _), found = jax.lax.scan(step, (x, no_history(plan, x)), rows)
     return x, found
+
+
+def _from_row(table: Plan, first: int) -> Plan:
+    """The rows from `first` on; where they look back further, the oldest prediction that there is
+    takes the weight of those that are not.
+    """
+    table = jax.tree.map(lambda column: column[first:], table)
+    mix = table.mix
+    for i in range(min(table.history - 1, mix.shape[0])):
+        mix = mix.at[i, i].set(mix[i, i:].sum()).at[i, i + 1 :].set(0)
+    return table.replace(mix=mix)
+
+
+def _check(plan: Plan, denoise: Any, x: Any, keys: Any, first: int) -> None:
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"plan is a {type(plan).__name__}: give a Plan, such as skipjax.plans.ddim(...)"
+        )
+    if not callable(denoise):
+        raise TypeError(
+            f"denoise is a {type(denoise).__name__}: give a denoiser, such as "
+            "skipjax.denoiser(params, condition), or denoisers.from_eps(function)"
+        )
+    if not jnp.issubdtype(getattr(keys, "dtype", jnp.float32), jax.dtypes.prng_key):
+        raise TypeError(
+            "keys are none, or of the legacy kind: give jax.random.split(jax.random.key(0), B)"
+        )
+    if keys.shape != x.shape[:1]:
+        raise ValueError(
+            f"keys are of shape {keys.shape} for x of {x.shape}: give one for each sample, such "
+            "as jax.random.split(key, len(x))"
+        )
+    whole("first", first, 0, plan.nfe - 1)
 
 
 def no_history(plan: Plan, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -99,7 +185,7 @@ def advance(
     denoise: Denoise,
     keys: jax.Array,
     z: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+) -> tuple[tuple[jax.Array, tuple[jax.Array, ...]], Prediction]:
     """A step of `integrate`: calls the network at x_i, and goes on to x_{i+1}.
 
     Args:
@@ -108,19 +194,24 @@ def advance(
         i: Its index.
         denoise: Called once.
         keys: Keys of the pictures, [B].
-        z: Fresh noise; drawn with fold_in(key, i), unless told.
+        z: Fresh noise; default: drawn with fold_in(key, i).
 
     Returns:
-        x_{i+1}, and the K - 1 newest predictions.
+        x_{i+1} with the K - 1 newest predictions, and what the denoiser said.
     """
     x, older = carry
     prediction = denoise(x, Point(row.t, row.alpha, row.sigma))
-    m = _asked(row, prediction).astype(x.dtype)
+    if not isinstance(prediction, Prediction):
+        raise TypeError(
+            f"denoise gives a {type(prediction).__name__}: it must give a Prediction, as "
+            "denoisers.from_eps(function) does of a function that gives eps"
+        )
+    m = guided(row, prediction).astype(x.dtype)
     if z is None:
         z = gaussian(jax.vmap(jax.random.fold_in, (0, None))(keys, i), x.shape[1:], x.dtype)
     history = (m, *older)
     moved = update(row, x, history, z, variance(row, prediction), prediction.gradient)
-    return moved.astype(x.dtype), history[: len(older)]
+    return (moved.astype(x.dtype), history[: len(older)]), prediction
 
 
 def update(
@@ -147,30 +238,30 @@ def update(
     if variance is not None:
         z = jnp.sqrt(variance) * z
     x_next = x_next + row.noise * z
-    if gradient is not None and row.shift is not None:
+    if gradient is not None and row.guide_mean is not None:
         shift = gradient if variance is None else variance * gradient
-        x_next = x_next + row.shift * shift
+        x_next = x_next + row.guide_mean * shift
     return x_next
 
 
-def _asked(row: Plan, prediction: Prediction) -> jax.Array:
+def guided(row: Plan, prediction: Prediction) -> jax.Array:
     """What the table multiplies, with the guidance that the row wants in it."""
     point = Point(row.t, row.alpha, row.sigma)
-    steer = 1.0 if row.steer is None else row.steer
-    return getattr(steered(prediction, point, steer), row.space)
+    guide_eps = 1.0 if row.guide_eps is None else row.guide_eps
+    return getattr(steered(prediction, point, guide_eps), row.space)
 
 
 def variance(row: Plan, prediction: Prediction) -> jax.Array | None:
     """S^2 of each pixel: its log lies between the row's bounds, where the network says."""
     if row.log_variance is None:
         return None
-    if prediction.place is None:
+    if prediction.log_variance is None:
         raise ValueError(
             "the plan asks for a learned variance, and the network predicts none: write the plan "
             "with variance 'small' or 'large'"
         )
     small, large = row.log_variance
-    return jnp.exp(small + (prediction.place + 1) / 2 * (large - small))
+    return jnp.exp(small + (prediction.log_variance + 1) / 2 * (large - small))
 
 
 def starting_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

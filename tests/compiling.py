@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import jax
 import pytest
 
-import skipjax
+from skipjax import generation
 
 
 @contextmanager
@@ -17,13 +17,13 @@ def in_a_hurry() -> Iterator[None]:
     differ in the last bit.
     """
     before = jax.config.read("jax_disable_most_optimizations")
-    skipjax.generate.clear_cache()
+    generation.program.clear_cache()
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
-        skipjax.generate.clear_cache()
+        generation.program.clear_cache()
 
 
 # The same as options of the compiler, for one program alone.

@@ -1,5 +1,7 @@
 """Mutates PyTorch's files at random and reads them: a ValueError, or what can be true of the file.
 
+Files are of both formats, the zip archive and that of torch before 1.6.
+
 python tests/fuzz_torch_file.py --files 20000 --seed 0
 """
 
@@ -15,35 +17,38 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pickle_parts
 import torch_writer as writer
 
-from skipjax.weights import torch_file
+from skipjax.weights import state_dict
 
 # What Python tells its audit hooks of, and reading a file must never cause.
 _FORBIDDEN = ("os.", "subprocess.", "exec", "compile", "import", "pickle.", "ctypes.", "socket.")
 _NUMBERS = [0, 1, 2, 63, 64, 127, 128, 255, 2**16, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64, -1]
-_GLOBALS = [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr")]
-_GLOBALS += [("collections", "OrderedDict"), ("torch", "Size"), ("torch", "FloatStorage")]
+_GLOBALS = [("os", "system"), ("builtins", "eval"), ("builtins", "getattr"), ("torch", "Size")]
+_GLOBALS += [("collections", "OrderedDict"), ("torch", "FloatStorage")]
 _GLOBALS += [("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")]
 
 
 @dataclasses.dataclass
 class Counts:
-    """What became of the files."""
+    """What became of the files; the worst seconds, memory over size, and growth in bytes."""
 
     outcomes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     slowest: float = 0.0
+    memory: float = 0.0
     growth: int = 0
 
     def __str__(self) -> str:
         outcomes = ", ".join(f"{n} {outcome}" for outcome, n in self.outcomes.most_common())
-        grown = f"memory grew by {self.growth / 2**20:.1f} MiB"
-        return f"{outcomes}; slowest {self.slowest:.3f} s, {grown}"
+        memory = f"memory up to {self.memory:.0f} times the file (of 4 KiB or more)"
+        grown = f"the process grew by {self.growth / 2**20:.1f} MiB"
+        return f"{outcomes}; slowest {self.slowest:.3f} s, {memory}, {grown}"
 
 
 class _Audit:
@@ -75,7 +80,10 @@ def _bases():
     views["d"] = writer.tensor(values())
     views._metadata = collections.OrderedDict({"": {"version": 1}})  # pyright: ignore
     yield views, 2
-    yield {"state_dict": views, "ema": flat, "epoch": 3, "lr": [1e-3, (2, None)]}, 5
+    more = {"loss": np.float64(3), "args": argparse.Namespace(lr=1), "set": {1}}
+    optimizer = {"state": {0: {"step": writer.tensor(values())}}, "param_groups": [{"lr": 1}]}
+    yield {"epoch": 3, "lr": [1e-3, (2, None)], "model": views, "ema": views, "opt": optimizer}, 5
+    yield more | {"state_dict": views}, 2
 
 
 def _bytes_anywhere(rng: random.Random, content: bytes) -> bytes:
@@ -183,24 +191,26 @@ def _pickle(rng: random.Random, code: bytes, donors: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _leaves(value):
-    """Tensors by their path; what is read is safe to walk through."""
-    if isinstance(value, torch_file.Tensor):
-        yield (), value
-    parts = value.items() if isinstance(value, dict) else ()
-    parts = enumerate(value) if isinstance(value, (list, tuple)) else parts
-    for key, part in parts:
-        for path, leaf in _leaves(part):
-            yield (key, *path), leaf
+def _legacy(rng: random.Random, base: tuple, donors: list[bytes]) -> bytes:
+    """A file of torch before 1.6, of which a part is another."""
+    parts, change = writer.legacy(*base), rng.randrange(4)
+    at = rng.randrange(len(parts))
+    if change == 0:
+        parts[at] = rng.choice(parts)
+    elif change == 1:
+        parts[at] = _bytes_anywhere(rng, parts[at] or b"x")
+    else:
+        parts[3] = _pickle(rng, parts[3], donors)
+    return _bytes_anywhere(rng, b"".join(parts)) if change == 2 else b"".join(parts)
 
 
-def _arrays(value, most: float = math.inf) -> dict:
+def _arrays(path: Path, most: float = math.inf) -> dict:
     arrays = {}
-    for path, tensor in _leaves(value):
+    for name, tensor in state_dict.read(path).items():
         assert math.prod(tensor.shape) * tensor.dtype.itemsize <= most
         array = np.asarray(tensor)
         assert (array.shape, array.dtype) == (tensor.shape, tensor.dtype)
-        arrays[path] = array.shape, array.dtype, array.tobytes()
+        arrays[name] = array.shape, array.dtype, array.tobytes()
     return arrays
 
 
@@ -208,8 +218,7 @@ def fuzz(files: int, seed: int, folder: Path, seconds: float = 1.0) -> Counts:
     """Reads mutated files.
 
     Args:
-        files: How many.
-        seed: Of the mutations.
+        files, seed: How many mutations, and of which seed.
         folder: Where there may be one file at a time.
         seconds: How long each may take.
 
@@ -217,8 +226,10 @@ def fuzz(files: int, seed: int, folder: Path, seconds: float = 1.0) -> Counts:
         AssertionError: If one ends otherwise than it should; the file is left in the folder.
     """
     rng, counts, audit, path = random.Random(seed), Counts(), _Audit(), folder / "model.pt"
-    bases = [(obj, protocol) for obj, protocol in _bases()]
-    originals = [_arrays(torch_file.read(writer.save(path, *base))) for base in bases]
+    bases = list(_bases())
+    b"x".decode("cp437")  # zipfile decodes names by it, which imports it once
+    with warnings.catch_warnings(action="ignore"):
+        originals = [_arrays(writer.save(path, *base)) for base in bases]
     donors = [
         [writer.pickled(obj, protocol, memo=memo)[0] for memo in (True, False)]
         for obj, protocol in bases
@@ -227,14 +238,17 @@ def fuzz(files: int, seed: int, folder: Path, seconds: float = 1.0) -> Counts:
     for _ in range(files):
         base = rng.randrange(len(bases))
         entries = writer.entries(*bases[base])
-        kind = rng.choice(["bytes", "records", "pickle", "pickle"])
+        kind = rng.choice(["bytes", "records", "pickle", "pickle", "legacy", "legacy"])
         if kind == "records":
             _records(rng, entries)
         elif kind == "pickle":
             # Without a memo, whose numbering is soon out of order, more of a mutation is obeyed.
             code = rng.choice(donors[base])
             entries[0].data = _pickle(rng, code, rng.choice(donors))
-        content = writer.archive(entries, long=rng.random() < 0.5)
+        if kind == "legacy":
+            content = _legacy(rng, bases[base], rng.choice(donors))
+        else:
+            content = writer.archive(entries, long=rng.random() < 0.5)
         path.write_bytes(_bytes_anywhere(rng, content) if kind == "bytes" else content)
         outcome = _read(path, originals[base], audit, counts)
         assert counts.slowest < seconds, f"{path} took {counts.slowest} s"
@@ -246,21 +260,21 @@ def fuzz(files: int, seed: int, folder: Path, seconds: float = 1.0) -> Counts:
 
 
 def _read(path: Path, original: dict, audit: _Audit, counts: Counts) -> str:
-    most = path.stat().st_size
+    size, arrays = path.stat().st_size, None
+    tracemalloc.start()
     start = time.process_time()
     audit.active = True
-    readers: list[Callable] = [torch_file.read, torch_file.state_dict]
-    arrays = None
-    for reader in readers:
-        try:
-            got = _arrays(reader(path), most)
-            arrays = got if arrays is None else arrays
-        except ValueError as error:
-            message = str(error)
-            assert type(error) is ValueError, f"{path}: {type(error).__name__}"
-            assert message.startswith(f"{path}: ") and message.isprintable(), message
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of which state dict is taken
+            arrays = _arrays(path, size)
+    except ValueError as error:
+        message = str(error)
+        assert type(error) is ValueError, f"{path}: {type(error).__name__}"
+        assert message.startswith(f"{path}: ") and message.isprintable(), message
     audit.active = False
     counts.slowest = max(counts.slowest, time.process_time() - start)
+    counts.memory = max(counts.memory, tracemalloc.get_traced_memory()[1] / max(size, 2**12))
+    tracemalloc.stop()
     events, audit.events = audit.events, []
     assert all(event == ("open", str(path)) for event in events), events
     if arrays is None:

@@ -13,22 +13,28 @@ import numpy as np
 import reference
 import tiny
 
-from skipjax import Pretrained, Spec
+from skipjax import Pretrained
 from skipjax.models import UNetConfig
-from skipjax.weights import folders
+from skipjax.weights import folders, registry
 
 WIDTH = 32
 
 
 @dataclass(frozen=True)
+class LeastConfig(UNetConfig):
+    """What takes the place of a U-Net's config."""
+
+    def module(self, dtype: Any = None, remat: bool = False) -> Any:
+        return Least(self)
+
+
+@dataclass(frozen=True)
 class Least:
-    """What `models.network` gives in place of a U-Net."""
+    """What takes the place of its Flax module."""
 
-    config: UNetConfig
-    dtype: Any = None
-    remat: bool = False
+    config: LeastConfig
 
-    def init(self, key, x, t, y=None):
+    def init(self, key, *_):
         config = self.config
         shapes = {
             ("input_blocks_0_0", "kernel"): (3, 3, config.in_channels, WIDTH),
@@ -54,16 +60,20 @@ class Least:
         return jnp.tanh(h) @ outside["kernel"][1, 1]
 
 
-def pretrained(num_classes: int | None = 3, **spec) -> Pretrained:
-    """8x8 RGB with learned variance, and random weights.
+registry.register("least", LeastConfig)
 
-    Nothing else has its name, by which programs compiled of it stay apart from those of U-Nets.
-    """
-    unet = tiny.config(num_classes, num_res_blocks=0)
-    names = tiny.NAMES if num_classes == len(tiny.NAMES) else ()
-    params = reference.random_params(unet)
+
+def config(num_classes: int | None = 3, **changes) -> LeastConfig:
+    """8x8 RGB with learned variance."""
+    return LeastConfig(**vars(tiny.config(num_classes, num_res_blocks=0, **changes)))
+
+
+def pretrained(num_classes: int | None = 3, **known) -> Pretrained:
+    """8x8 RGB with learned variance, and random weights."""
+    least = config(num_classes)
+    params = reference.random_params(least)
     params["out_2"]["kernel"] *= 3  # what it says of the noise is then about as large
-    return Pretrained(params, Spec("least", unet, class_names=names, **spec))
+    return tiny.model(least, "least", params, **known)
 
 
 def save(folder: Path) -> Path:
@@ -83,10 +93,10 @@ def command(arguments: list, devices: int, cache: str) -> None:
         cache: Folder of compiled programs.
     """
     from skipjax import cli
-    from skipjax.training import step
+    from skipjax.cli import train
 
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    step.network = Least
+    train.UNetConfig = LeastConfig
     cli.main(list(map(str, arguments)))

@@ -1,6 +1,5 @@
 """Tiny networks in files of the kind that OpenAI published, and cards that know them."""
 
-import dataclasses
 import json
 
 import jax
@@ -8,8 +7,7 @@ import numpy as np
 import torch_writer
 from safetensors.numpy import save_file
 
-from skipjax import Classifier
-from skipjax.weights import adm
+from skipjax.weights import adm, parts
 
 
 def arrays(loaded, dtype="float32"):
@@ -33,9 +31,7 @@ def write_arrays(path, arrays):
 
 def card(loaded, *file_names, **more):
     """What a card says of a network, under its own name as a .pt and under others."""
-    known = vars(loaded.spec).copy()
-    name, network = known["name"], "classifier" if isinstance(loaded, Classifier) else "unet"
-    known[network] = dataclasses.asdict(known[network])
+    known, name = parts.describe(loaded), loaded.name
     files = {"file_names": [f"{name}.pt", *file_names], "source": [f"https://example.org/{name}"]}
     sizes = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded))}
     return known | files | sizes | {"sha256": None} | more
@@ -52,7 +48,7 @@ def shelve(folder, *cards):
 def with_cards(folder, *networks):
     """A folder with a .pt of each, and a shelf of cards that know them."""
     for made in networks:
-        write(folder / f"{made.spec.name}.pt", made)
+        write(folder / f"{made.name}.pt", made)
         shelve(folder / "cards", card(made))
     return folder
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import least
 import numpy as np
-import tiny
 
 from skipjax.training import fit as fits
 from skipjax.training import step as train
@@ -13,9 +12,9 @@ from skipjax.training.pictures import Pictures
 from skipjax.training.run import Run
 from skipjax.weights.checkpoint import Steps
 
-NETWORK = replace(tiny.config(), num_res_blocks=0)
+NETWORK = least.config()
 RUN = Run(
-    unet=NETWORK,
+    network=NETWORK,
     loss="hybrid",
     steps=6,
     batch=8,
@@ -27,7 +26,7 @@ RUN = Run(
     shift=2,
 )
 # What compiles in less time.
-LIGHT = replace(RUN, loss="mse", unet=replace(NETWORK, out_channels=3), flip=False, shift=0)
+LIGHT = replace(RUN, loss="mse", network=replace(NETWORK, out_channels=3), flip=False, shift=0)
 
 
 def colours() -> Pictures:
@@ -39,8 +38,7 @@ def colours() -> Pictures:
 
 
 def light(monkeypatch):
-    """A fixture's work: runs train the least network."""
-    monkeypatch.setattr(train, "network", least.Least)
+    """A fixture's work: no program of another test is taken for this one's."""
     train._train_step.cache_clear()
     yield
     train._train_step.cache_clear()

@@ -1,5 +1,6 @@
 """Jobs of 40 pictures of a tiny network, in three shards: run in this process, and told of."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -57,4 +58,10 @@ def files(out):
     """The shards, by name."""
     if not (out / "shards").is_dir():
         return {}
-    return {path.name: path.read_bytes() for path in (out / "shards").glob("*")}
+    paths = (out / "shards").glob("*.[!j]*")  # and not their sidecars
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def sidecars(out):
+    """What is said of each shard."""
+    return [json.loads(path.read_text()) for path in sorted((out / "shards").glob("*.json"))]

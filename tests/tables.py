@@ -59,7 +59,7 @@ def padded(plan: Plan, rows: int, history: int = 13) -> Plan:
         c: np.zeros(len(keep))
         if (column := getattr(plan, c)) is None
         else np.pad(column, (0, rows))
-        for c in ("steer", "shift")
+        for c in ("guide_eps", "guide_mean")
     }
     return replace(plan, **levels, keep=keep, mix=mix, noise=noise, **guided)
 

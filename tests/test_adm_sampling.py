@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from compiling import HURRY, OPTIONS
 
 from skipjax import (
     Classifier,
-    ClassifierSpec,
-    Guide,
-    Pretrained,
-    Spec,
+    Process,
     denoiser,
     denoisers,
     grids,
@@ -24,6 +22,7 @@ from skipjax import (
     sampling,
     schedules,
 )
+from skipjax.conditioners import Labels
 from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.weights import adm
 
@@ -195,11 +194,11 @@ def test_rescaled_times_reach_the_network(goldens):
     x, point = jnp.ones((1, 16, 16, 3)), denoisers.Point(0.0, 0.8, 0.6)
     said = {}
     for rescale, T in ((True, 4000), (False, 1000)):
-        spec = Spec("a", unet, "cosine", T, rescale_timesteps=rescale)
+        model = tiny.model(unet, "a", params, schedule="cosine", T=T, rescale_timesteps=rescale)
 
         @partial(jax.jit, compiler_options=HURRY)
-        def told(params, t, spec=spec):
-            denoise = denoiser(Pretrained(params, spec), jnp.zeros(1, int))
+        def told(params, t, model=model):
+            denoise = denoiser(model.replace(params=params), {"label": jnp.zeros(1, int)})
             return denoise(x, point._replace(t=t)).eps
 
         for t in golden["model_t"]:
@@ -230,16 +229,17 @@ def loop(goldens, guided, way):
     """A network's schedule, and its pictures after every step of a plan; compiled in some way."""
     golden = np.load(goldens / "diffusion" / "loops.npz")
     unet, params = network(goldens, UNET)
-    pretrained = Pretrained(params, Spec("a", unet, variance="learned_range"))
+    pretrained = tiny.model(unet, "a", params, variance="learned_range")
     guide = None
     if guided:
         config, weights = network(goldens, CLASSIFIER)
-        classifier = Classifier(weights, ClassifierSpec("f", config))
-        guide = Guide(jnp.float32(golden["classifier_scale"]), classifier=classifier)
+        process, labels = Process(schedules.linear()), Labels(config.out_channels)
+        classifier = Classifier(weights, config, process, labels, "f")
+        guide = guidance.ByClassifier(classifier, jnp.float32(golden["classifier_scale"]))
 
     @partial(jax.jit, compiler_options=OPTIONS[way])
     def run(pretrained, guide, plan, x, noise, labels):
-        denoise = denoiser(pretrained, labels, guide=guide)
+        denoise = denoiser(pretrained, {"label": labels}, guidance=guide)
         keys = jax.random.split(jax.random.key(0), len(x))
         return sampling.trajectory(plan, denoise, x, keys, noise=noise)
 

@@ -1,6 +1,5 @@
 """What `skipjax.sample` draws."""
 
-import dataclasses
 from functools import partial
 
 import chex
@@ -12,7 +11,8 @@ import tiny
 from jax import monitoring
 
 import skipjax
-from skipjax import api, grids, labels, plans
+from skipjax import api, generation, grids, plans
+from skipjax.conditioners import Labels
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
@@ -87,16 +87,16 @@ def test_another_key_draws_other_pictures(params, sample, alone):
 
 
 def test_a_drawn_label_depends_on_key_and_id_alone(params):
-    drawn = labels.resolve(params.spec, KEY, np.arange(300), None)
+    drawn = params.labels.encode({}, KEY, np.arange(300))["label"]
     assert np.bincount(drawn, minlength=3).min() > 60  # 100 expected, standard deviation 8
     for ids in [ID], [9, ID], np.arange(64)[::-1]:
-        mine = labels.resolve(params.spec, KEY, np.asarray(ids), None)
+        mine = params.labels.encode({}, KEY, np.asarray(ids))["label"]
         np.testing.assert_array_equal(mine, drawn[ids])
-    assert (labels.resolve(params.spec, jax.random.key(6), np.arange(300), None) != drawn).any()
+    assert (params.labels.encode({}, jax.random.key(6), np.arange(300))["label"] != drawn).any()
 
 
 def test_the_drawn_label_is_the_one_sampled_with(params, sample, alone):
-    drawn = labels.resolve(params.spec, KEY, np.array([ID]), None)
+    drawn = params.labels.encode({}, KEY, np.array([ID]))["label"]
     given = np.array([sample(ids=[ID], label=label)[0] for label in range(3)])
     distance = np.abs(given - alone).max(axis=(1, 2, 3))
     assert distance.argmin() == drawn[0] and distance.min() == 0
@@ -120,15 +120,14 @@ def test_labels_go_by_number_name_or_unique_beginning(params, sample):
         (np.array(2), [2, 2, 2]),
         (jnp.array(2), [2, 2, 2]),
     ):
-        found = labels.resolve(params.spec, KEY, ids, label)
+        found = params.labels.encode({"label": label}, KEY, ids)["label"]
         np.testing.assert_array_equal(found, numbers, repr(label))
         drawn = sample(ids=ids, label=label)
         np.testing.assert_array_equal(drawn, sample(ids=ids, label=numbers), repr(label))
 
 
 def test_an_exact_name_wins_over_longer_ones(params):
-    spec = dataclasses.replace(params.spec, class_names=("cat", "cats", "dog"))
-    assert labels.number(spec, "cat") == 0
+    assert Labels(3, ("cat", "cats", "dog")).number("cat") == 0
 
 
 def test_an_unconditional_network_needs_no_label():
@@ -147,9 +146,9 @@ def test_a_plan_is_what_skip_and_cutoff_stand_for(params, sample, alone):
 
 
 def test_what_changes_no_shape_compiles_nothing_anew(params, monkeypatch):
-    static = ("clip", "dtype", "on_step")
-    traced_once = chex.assert_max_traces(api.generate.__wrapped__, 1)
-    monkeypatch.setattr(api, "generate", jax.jit(traced_once, static_argnames=static))
+    static = ("shape", "row", "dtype", "between", "callback", "trajectory", "on_step")
+    traced_once = chex.assert_max_traces(generation.program.__wrapped__, 1)
+    monkeypatch.setattr(generation, "program", jax.jit(traced_once, static_argnames=static))
 
     def sample(key=KEY, **arguments):
         skipjax.sample(params, key, num=3, devices=ONE, **arguments)
@@ -190,7 +189,10 @@ def test_params_stay_what_they_are(params, sample, alone):
         "flatten": lambda params: jax.tree.unflatten(*jax.tree.flatten(params)[::-1]),
     }.items():
         passed = pass_through(params)
-        assert isinstance(passed, skipjax.Pretrained) and passed.spec == params.spec, name
+        assert isinstance(passed, skipjax.Pretrained), name
+        known = params.replace(params=None)
+        assert repr(passed.replace(params=None)) == repr(known), name
+        assert passed.process == params.process and passed.network == params.network, name
         images = skipjax.sample(passed, KEY, skip=250, ids=[ID], devices=ONE)
         np.testing.assert_array_equal(images[0], alone, name)
 
@@ -198,12 +200,12 @@ def test_params_stay_what_they_are(params, sample, alone):
 @pytest.mark.slow
 def test_generate_goes_under_jit_and_grad(params, alone):
     plan, ids = plans.skipped(params.schedule, 250), jnp.array([ID], jnp.uint32)
-    label = labels.resolve(params.spec, KEY, np.array([ID]), None)
+    label = params.labels.encode({}, KEY, np.array([ID]))["label"]
 
     @jax.jit
     @jax.value_and_grad
     def brightness(plan):
-        return skipjax.generate(params, plan, KEY, ids, label).mean()
+        return skipjax.generate(params, plan, KEY, ids, {"label": label}).mean()
 
     mean, slope = brightness(jax.tree.map(jnp.asarray, plan))
     np.testing.assert_allclose(mean, alone.mean(), atol=1e-5)
@@ -222,8 +224,8 @@ def test_progress_shows_a_bar_counts_each_step_once_and_draws_the_same(params, c
 
 
 def test_without_progress_nothing_calls_back(params):
-    arguments = api.place(params, plans.skipped(params.schedule, 500), KEY, np.arange(2), None)
-    arguments = (*arguments[:4], jnp.zeros(2, jnp.int32))
+    plan, label = plans.skipped(params.schedule, 500), {"label": jnp.zeros(2, jnp.int32)}
+    arguments = params, plan, KEY, jnp.arange(2), label
     quiet = jax.make_jaxpr(api.generate)(*arguments)
     told = jax.make_jaxpr(partial(api.generate, on_step=print))(*arguments)
     assert "callback" not in str(quiet) and "callback" in str(told)

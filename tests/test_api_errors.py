@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import api, generation, schedules
+from skipjax import api, generation, guidance, images, schedules
+from skipjax.conditioners import Labels
 
 KEY = jax.random.key(0)
 STRIDE = "it must be a whole number in 1 .. 1000"
@@ -64,8 +65,15 @@ def test_an_argument_out_of_range_is_named_with_what_is_taken(params, subtests):
         ({"label": -1}, f"label -1 is out of range: {CLASSES}"),
         ({"label": 1.0}, f"label 1.0 is neither a number nor a name: {CLASSES}"),
         ({"label": True}, f"label True is neither a number nor a name: {CLASSES}"),
-        ({"label": [0, 1]}, "label has 2 entries for 4 pictures: give one for all, or as many"),
-        ({"label": []}, "label has 0 entries for 4 pictures"),
+        (
+            {"label": [0, 1], "num": 4},
+            "label has 2 entries for 4 samples: give one for all, or as many",
+        ),
+        ({"label": [], "num": 4}, "label has 0 entries for 4 samples"),
+        ({"ids": [1, 2], "num": 4}, "num is 4, and ids holds 2: drop one"),
+        ({"size": (8,)}, "size is (8,): it must be (height, width), in pixels"),
+        ({"eta": 2.0}, "eta is 2.0: it must be in 0 .. 1"),
+        ({"eta": 0.5, "plan": "heun"}, "eta is 0.5, and plan is 'heun': eta is DDIM's"),
         ({"dtype": "float16"}, "dtype is float16: it must be float32 or bfloat16"),
         ({"dtype": int}, "it must be float32 or bfloat16"),
     ):
@@ -117,7 +125,7 @@ def test_a_key_must_be_one_typed_key(params):
 def test_pictures_that_are_not_finite_are_named_by_id(params):
     table = np.array(params.params["label_emb"]["embedding"])
     table[1] = np.nan
-    broken = skipjax.Pretrained(params.params | {"label_emb": {"embedding": table}}, params.spec)
+    broken = params.replace(params=params.params | {"label_emb": {"embedding": table}})
     ids = [30, 40, 50]
 
     def draw(*labels):
@@ -125,63 +133,50 @@ def test_pictures_that_are_not_finite_are_named_by_id(params):
         return skipjax.sample(broken, KEY, skip=250, devices=devices, ids=ids, label=labels)
 
     with compiling.in_a_hurry():
-        with pytest.raises(FloatingPointError, match=r"pictures 30, 50 are NaN or infinite: chec"):
+        with pytest.raises(FloatingPointError, match=r"samples 30, 50 are NaN or infinite: chec"):
             draw("cow", "dog", "cow")
         assert np.isfinite(draw("dog", "dog", "cat")).all()
 
 
 def test_a_long_list_of_bad_pictures_is_cut_short():
-    images = np.full((20, 8, 8, 3), np.inf)
-    with pytest.raises(FloatingPointError, match=r"pictures 0, 1, 2, 3, 4, 5, 6, 7 \.\.\. are"):
-        api.finite(images, np.arange(20))
+    pictures = np.full((20, 8, 8, 3), np.inf)
+    with pytest.raises(FloatingPointError, match=r"samples 0, 1, 2, 3, 4, 5, 6, 7 \.\.\. are"):
+        images.finite(pictures, np.arange(20))
 
 
 def test_a_guide_needs_something_to_guide_by(params):
-    with pytest.raises(ValueError, match="tiny has no null label, by which it could be guided"):
-        generation.denoiser(params, np.zeros(1, int), guide=generation.Guide(1.0))
-    guide = generation.Guide(1.0, classifier=tiny.classifier())
+    with pytest.raises(ValueError, match="tiny has no null label, nor another condition"):
+        label = {"label": np.zeros(1, int)}
+        generation.denoiser(params, label, guidance=guidance.ClassifierFree(1.0))
+    by = guidance.ByClassifier(tiny.classifier())
     with pytest.raises(ValueError, match="a classifier guides towards labels: give one for each"):
-        generation.denoiser(params, None, guide=guide)
+        generation.denoiser(params, None, guidance=by)
 
 
-def test_a_spec_says_what_it_does_not_know(subtests):
-    spec = tiny.classifier().spec
+def test_a_process_says_what_it_does_not_know(subtests):
     for change, message in (
         ({"variance": "medium"}, f"it must be one of {', '.join(schedules.VARIANCES)}"),
         ({"schedule": "square"}, "schedule is 'square': it must be one of linear, scaled_linear"),
-        ({"prediction": "noise"}, "prediction is 'noise': it must be one of eps, x_0, v, score"),
-        ({"prediction": "v", "schedule": "rectified_flow"}, "'v', which the schedule 'rectified_"),
-        ({"schedule": 3}, "schedule is 3: it must be one of linear.* or a vector of betas"),
-        ({"schedule": [0.1, None]}, "it must be one of linear.* or a vector of betas"),
-        ({"schedule": (0.1, 0.2)}, "schedule has 2 betas, and T is 1000: they must be as many"),
-        ({"schedule": (0.1, 1.2), "T": 2}, "betas must be a vector of numbers in"),
-        ({"class_names": ("cat",)}, "1 class names for num_classes = 3"),
+        ({"parameterization": "noise"}, "is 'noise': it must be one of eps, x_0, v, score"),
+        ({"parameterization": "v", "schedule": "rectified_flow"}, "is 'v', which the schedule"),
+        ({"schedule": 3}, "schedule is 3: it must be a Schedule, one of linear.* vector of betas"),
+        ({"schedule": [0.1, None]}, "it must be a Schedule, one of linear.* vector of betas"),
+        ({"schedule": (0.1, 1.2)}, "betas must be a vector of numbers in"),
+        ({"bounds": (1, -1)}, "the least must be below the largest"),
     ):
-        with subtests.test(**change):
-            with pytest.raises(ValueError, match=message):
-                skipjax.Spec("tiny", tiny.config(), **change)
-            if set(change) <= {"schedule", "T", "class_names"}:
-                with pytest.raises(ValueError, match=message.partition(" for num_classes")[0]):
-                    skipjax.ClassifierSpec("guide", spec.classifier, **change)
+        with subtests.test(**change), pytest.raises(ValueError, match=message):
+            skipjax.Process(**{"schedule": "linear"} | change)
 
 
 def test_a_null_label_is_one_of_the_network_s():
     for null in (-1, 3, 7):
-        message = f"null_label is {null}: it must be one of the 3 labels"
-        with pytest.raises(ValueError, match=message):
-            skipjax.Spec("tiny", tiny.config(), null_label=null)
-        with pytest.raises(ValueError, match="it must be one of the 0 labels"):
-            skipjax.Spec("tiny", tiny.config(None), null_label=null)
+        with pytest.raises(ValueError, match=f"null_label is {null}: it must be one of the 3 lab"):
+            tiny.model(tiny.config(), null_label=null)
+        with pytest.raises(ValueError, match="and the network takes no labels"):
+            tiny.model(tiny.config(None), null_label=null)
 
 
 def test_names_are_those_of_the_classes_without_the_null_label():
-    with pytest.raises(ValueError, match="3 class names"):
-        skipjax.Spec("tiny", tiny.config(3), null_label=0, class_names=tiny.NAMES)
-    spec = skipjax.Spec("tiny", tiny.config(4), null_label=0, class_names=tiny.NAMES)
-    assert spec.classes == 3
-
-
-def test_a_variance_is_learned_by_twice_the_channels():
-    unet = tiny.config(out_channels=3)
-    with pytest.raises(ValueError, match="'learned', and the network has 3 output channels"):
-        skipjax.Spec("tiny", unet, variance="learned")
+    with pytest.raises(ValueError, match="3 class names for 2 classes"):
+        Labels(3, tiny.NAMES, 0)
+    assert Labels(4, tiny.NAMES, 0).classes == 3

@@ -12,6 +12,7 @@ import tiny
 from orbax.checkpoint import v1 as ocp
 
 import skipjax
+from skipjax.process import called
 from skipjax.weights import cards, checksums, folders
 
 
@@ -41,11 +42,12 @@ def refused(folder, match):
 
 def test_what_is_saved_is_loaded(pristine):
     loaded, saved = skipjax.load(pristine), tiny.pretrained()
-    assert loaded.spec == saved.spec
+    assert tiny.card(loaded) == tiny.card(saved)
     assert loaded.shape == (8, 8, 3) and loaded.schedule.T == 1000
+    assert loaded.source == str(pristine)
     assert jax.tree.structure(loaded) == jax.tree.structure(saved)
     # The weights of the tiny network are half precision numbers.
-    jax.tree.map(np.testing.assert_array_equal, loaded, saved)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, saved.params)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
 
 
@@ -76,15 +78,14 @@ BETAS = np.linspace(1e-4, 0.02, 1000).tolist()
     ],
 )
 def test_any_schedule_and_prediction_is_written_and_read(folder, schedule):
-    edit(folder, schedule=schedule, prediction="velocity")
+    edit(folder, process={"schedule": schedule, "parameterization": "velocity"})
     loaded = skipjax.load(folder)
     wanted = tiny.pretrained(schedule=schedule, prediction="velocity")
-    assert loaded.spec == wanted.spec and hash(loaded.spec) == hash(wanted.spec)
+    assert loaded.process == wanted.process and hash(loaded.process) == hash(wanted.process)
     np.testing.assert_array_equal(loaded.schedule.alpha, wanted.schedule.alpha)
-    said = {"schedule": loaded.spec.schedule, "prediction": loaded.spec.prediction}
     shutil.rmtree(folder)
-    folders.save(folder, loaded.params, tiny.card(loaded) | said, np.float16)
-    assert skipjax.load(folder).spec == loaded.spec
+    folders.save(folder, loaded.params, tiny.card(loaded), np.float16)
+    assert tiny.card(skipjax.load(folder)) == tiny.card(loaded)
 
 
 def test_a_card_keeps_what_its_makers_know(tmp_path):
@@ -123,24 +124,89 @@ def test_a_card_must_be_json(folder, subtests):
 
 
 def test_a_card_must_describe_a_network(folder, subtests):
-    none = "the card does not describe a network"
-    whole = (folder / "card.json").read_text()
-    for changes, match in [
-        ({"unet": None}, f"{none}: 'unet'"),
-        ({"unet": {}}, f"{none}: .*missing.*'image_size'"),
-        ({"unet": 3}, none),
-        ({"name": None}, f"{none}: .*'name'"),
-        ({"schedule": "square"}, "schedule is 'square': it must be one of linear"),
-        ({"schedule": BETAS[1:]}, "schedule has 999 betas, and T is 1000: they must be as many"),
-        ({"schedule": BETAS, "T": 999}, "schedule has 1000 betas, and T is 999"),
-        ({"schedule": {"beta": 1}}, "schedule is .*: it must be one of linear"),
-        ({"schedule": "rectified_flow", "prediction": "v"}, "'v', which the schedule 'rectified_"),
-        ({"prediction": "noise"}, "prediction is 'noise': it must be one of eps, x_0, v, score"),
-        ({"class_names": ["cat"]}, "1 class names for num_classes = 3"),
+    path = folder / "card.json"
+    whole = json.loads(path.read_text())
+    for part, changes, match in [
+        ("network", None, "the card describes no network: it lacks 'network'"),
+        ("network", 3, "network is 3: it must be an object with a kind"),
+        ("network", {"kind": "unit"}, "network: kind is 'unit', did you mean unet?"),
+        ("network", {"kind": "unet"}, "network lacks image_size, in_channels, model_channels"),
+        ("network", {"image_size": "8"}, "image_size is '8', a str: it must be a whole number or"),
+        ("network", {"image_size": 8.0}, "image_size is 8.0, a float: it must be a whole number"),
+        (
+            "network",
+            {"model_channels": True},
+            "model_channels is True, a bool: it must be a whole",
+        ),
+        (
+            "network",
+            {"attention_resolutions": "32,16,8"},
+            "is '32,16,8', a str: it must be a list",
+        ),
+        ("network", {"channel_mult": "1,2"}, "channel_mult is '1,2', a str: it must be a list of"),
+        (
+            "network",
+            {"channel_mult": [1, "2"]},
+            "channel_mult is .*, a list: it must be a list of",
+        ),
+        ("network", {"num_classes": "7"}, "num_classes is '7', a str: it must be a whole number"),
+        ("network", {"dropout": "0"}, "dropout is '0', a str: it must be a number"),
+        ("network", {"conv_resample": 1}, "conv_resample is 1, a int: it must be true or false"),
+        ("network", {"num_head": 1}, "num_head is no field, did you mean num_heads?"),
+        ("network", {"model_channels": 33}, "network: level 0 has 33 channels"),
+        ("process", 3, "process is 3: it must be an object"),
+        ("process", {"T": "1000"}, "T is '1000': it must be a whole number of at least 1"),
+        ("process", {"T": 1000.0}, "T is 1000.0: it must be a whole number of at least 1"),
+        ("process", {"T": True}, "T is True: it must be a whole number"),
+        ("process", {"schedul": "linear"}, "schedul is no field"),
+        ("process", {"schedule": "square"}, "schedule is 'square': it must be one of linear"),
+        ("process", {"schedule": BETAS[1:]}, "schedule has 999 betas, and T is 1000: they must"),
+        ("process", {"schedule": BETAS, "T": 999}, "schedule has 1000 betas, and T is 999"),
+        ("process", {"schedule": {"beta": 1}}, "schedule holds no alpha and sigma"),
+        (
+            "process",
+            {"schedule": "rectified_flow", "parameterization": "v"},
+            "is 'v', which the",
+        ),
+        ("process", {"parameterization": "noise"}, "is 'noise': it must be one of eps, x_0, v"),
+        ("process", {"variance": "learned", "bounds": 1}, "bounds is 1, a int: it must be a list"),
+        ("process", {"precondition": {"kind": "time"}}, "kind is 'time', did you mean times?"),
+        ("process", {"precondition": {"kind": "times", "scale": "4"}}, "scale is '4', a str"),
+        ("conditioner", {"class_names": ["cat"]}, "1 class names for 3 classes"),
+        ("conditioner", {"num_classes": 4}, "conditioner: 3 class names for 4 classes"),
+        ("conditioner", {"null": 1}, "null is no field, did you mean null_label?"),
+        ("conditioner", None, "conditioner gives nothing, and the network takes label"),
+        ("codec", {"kind": "vae"}, "codec: kind is 'vae'"),
     ]:
-        with subtests.test(match):
-            (folder / "card.json").write_text(whole)
-            edit(folder, **changes)
+        with subtests.test(part=part, changes=changes):
+            card = {**whole, part: changes}
+            if isinstance(changes, dict) and "kind" not in changes:
+                card[part] = {**whole[part], **changes}
+            path.write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+            assert "\n" not in refused(folder, match)
+
+
+def test_cards_of_before_there_were_parts_are_read(folder, subtests):
+    """The architecture, and what is known of it, side by side."""
+    path, parted = folder / "card.json", skipjax.load(folder)
+    card = json.loads(path.read_text())
+    flat = {"name": "tiny", "files": card["files"], "class_names": ["cat", "cow", "dog"]}
+    flat["unet"] = {k: v for k, v in card["network"].items() if k != "kind"}
+    path.write_text(json.dumps(flat))
+    assert tiny.card(skipjax.load(folder)) == tiny.card(parted)
+    known = {"schedule": "cosine", "T": 4000, "prediction": "x_0", "rescale_timesteps": True}
+    path.write_text(json.dumps(flat | known | {"variance": "large"}))
+    wanted = tiny.pretrained(
+        schedule="cosine", T=4000, prediction="x_0", rescale_timesteps=True, variance="large"
+    )
+    assert skipjax.load(folder).process == wanted.process
+    for change, match in (
+        ({"unet": 3}, "network is 3: it must be an object"),
+        ({"T": "1000"}, "T is '1000': it must be a whole number"),
+        ({"prediction": "noise"}, "is 'noise': it must be one of eps, x_0, v"),
+    ):
+        with subtests.test(**change):
+            path.write_text(json.dumps(flat | change))
             refused(folder, match)
 
 
@@ -152,7 +218,7 @@ def test_a_card_must_be_an_object(folder, subtests):
 
 
 def test_a_card_of_another_network_does_not_fit_the_weights(folder, subtests):
-    unet = json.loads((folder / "card.json").read_text())["unet"]
+    card = json.loads((folder / "card.json").read_text())
     for changes, match in [
         ({"out_channels": 3}, r"out_2\.bias is \(6,\), wanted \(3,\); out_2\.kernel is [^;]*$"),
         ({"model_channels": 64}, r"; and \d+ more$"),
@@ -161,7 +227,9 @@ def test_a_card_of_another_network_does_not_fit_the_weights(folder, subtests):
         ({"num_res_blocks": 2}, r"input_blocks_2_0\.\S+ is missing, wanted \(64,\); .* more$"),
     ]:
         with subtests.test(changes):
-            edit(folder, unet=unet | changes, class_names=None)
+            labels = {"kind": "labels", "num_classes": changes.get("num_classes", 3)}
+            told = labels if labels["num_classes"] else None
+            edit(folder, network=card["network"] | changes, conditioner=told)
             assert "\n" not in refused(folder, match)
 
 
@@ -199,12 +267,12 @@ def test_an_unknown_checkpoint_says_which_there_are(tmp_path):
 
 
 def test_a_folder_goes_by_its_path_as_text_too(pristine):
-    assert skipjax.load(str(pristine)).spec.name == "tiny"
+    assert skipjax.load(str(pristine)).name == "tiny"
 
 
 def test_a_folder_goes_by_a_relative_path(pristine, monkeypatch):
     monkeypatch.chdir(pristine.parent)
-    assert skipjax.load("tiny").spec.name == "tiny"
+    assert skipjax.load("tiny").name == "tiny"
 
 
 def test_emoji32_is_bundled_and_as_its_card_says():
@@ -213,12 +281,13 @@ def test_emoji32_is_bundled_and_as_its_card_says():
     card = cards.read(folder / "card.json")
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in card["files"].values())
     checksums.verify(folder, card["files"])
-    spec = cards.spec(card)
-    assert (spec.name, spec.schedule, spec.T) == ("emoji32", "linear", 1000)
-    assert spec.prediction == "v"
-    assert (spec.unet.image_size, spec.unet.in_channels, spec.unet.out_channels) == (32, 3, 6)
-    assert len(set(spec.class_names)) == spec.unet.num_classes == 9
-    assert spec.class_names[0] == "Smileys & Emotion" and spec.class_names[-1] == "Flags"
+    model = cards.model(card)
+    assert model.name == "emoji32" and called(model.schedule) == "linear, T = 1000"
+    assert model.process.parameterization == "v" and model.process.bounds == (-1, 1)
+    assert model.shape == (32, 32, 3) and model.network.out_channels == 6
+    names = model.labels.class_names
+    assert len(set(names)) == model.network.num_classes == 9
+    assert names[0] == "Smileys & Emotion" and names[-1] == "Flags"
     assert {"data", "licence", "training", "measured"} <= set(card)
 
 

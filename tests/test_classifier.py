@@ -11,7 +11,7 @@ from compiling import HURRY
 from reference import random_params
 
 from skipjax.models import Classifier, ClassifierConfig, UNetConfig, example, param_shapes
-from skipjax.models.config import POOLS
+from skipjax.models.classifier import POOLS
 from skipjax.weights import adm
 
 SMALL = ClassifierConfig(
@@ -32,7 +32,7 @@ def test_defaults_are_guided_diffusions():
     assert ours == {
         name: value
         for name, value in theirs.items()
-        if name not in ("num_classes", "low_res_channels")
+        if name not in ("num_classes", "low_res_channels", "concat_channels")
     } | {"pool": "adaptive"}
 
 

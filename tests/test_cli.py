@@ -2,12 +2,14 @@
 
 import functools
 import io
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -76,7 +78,7 @@ def test_sample_writes_a_grid(work, sample, checkpoint):
         r"after \d+\.\d s to compile\. Saved: grid\.png\n",
         said.out,
     )
-    assert said.err.lstrip("\r").startswith("compiling:   0%") and "1/1" in said.err
+    assert said.err.lstrip("\r").startswith("sampling:   0%") and "6/6" in said.err
 
 
 def test_sample_writes_arrays_as_adms_evaluator_reads_them(work, sample, checkpoint):
@@ -116,8 +118,7 @@ def test_pictures_do_not_depend_on_the_batch(sample, checkpoint, batch):
     said = sample(checkpoint, "--batch", batch, "--out", "samples.npz")
     assert "6 pictures, 4 NFE each" in said.out
     assert same(arrays()["arr_0"], expected(checkpoint))
-    batches = -(-6 // batch)
-    assert f" 0/{batches} " in said.err and f" {batches}/{batches} " in said.err
+    assert " 0/6 " in said.err and " 6/6 " in said.err
 
 
 def test_an_unknown_checkpoint_is_answered_with_the_known_ones(capsys):
@@ -164,7 +165,7 @@ def test_pictures_that_are_not_finite_are_not_saved(work, tmp_path, capsys):
         cli.main(["sample", "--checkpoint", str(tmp_path / "tiny"), *SKIP, "--num", "6"])
     assert end.value.code == 2 and not contents(work)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("skipjax: pictures 0, 1, 2, 3, 4, 5 are NaN or infinite: check the we")
+    assert last.startswith("skipjax: samples 0, 1, 2, 3, 4, 5 are NaN or infinite: check the we")
 
 
 class Interrupting(io.StringIO):
@@ -195,7 +196,7 @@ def test_an_interrupted_run_saves_nothing(work, checkpoint, monkeypatch, interru
     with pytest.raises(SystemExit) as end:
         cli.main(["sample", "--checkpoint", checkpoint, *SKIP, "--num", "6"])
     assert end.value.code == 130 and not contents(work)
-    assert sys.stderr.getvalue().splitlines()[-1] == "skipjax: interrupted, nothing was saved"
+    assert sys.stderr.getvalue().endswith("skipjax: interrupted, nothing was saved\n")
 
 
 def test_version(capsys):
@@ -203,13 +204,59 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"skipjax {skipjax.__version__}\n"
 
 
-def test_info_prints_the_card_and_counts_parameters(capsys, checkpoint):
+def test_info_is_a_page_for_people_or_json(capsys, checkpoint):
     cli.main(["info", checkpoint])
     said = capsys.readouterr().out
-    assert '"class_names": [\n    "cat",' in said
     num = sum(leaf.size for leaf in jax.tree.leaves(tiny.pretrained()))
-    assert re.search(rf"^parameters +{num:,}$", said, re.MULTILINE)
-    assert re.search(r"^out_2 +1,734$", said, re.MULTILINE)
+    assert f"unet of 8 x 8 x 3, {num:,} parameters" in said and "3: cat, cow, dog" in said
+    assert len(said.splitlines()) < 12 and "sha256" not in said
+    cli.main(["info", checkpoint, "--json"])
+    card = json.loads(capsys.readouterr().out)
+    assert card["conditioner"]["class_names"] == ["cat", "cow", "dog"]
+    assert card["blocks"]["out_2"] == 1_734 and sum(card["blocks"].values()) == num
+
+
+def test_info_says_how_good_a_network_is_and_what_it_lacks(capsys):
+    cli.main(["info", "emoji32"])
+    page = capsys.readouterr().out.splitlines()
+    assert "predicts v" in "".join(page) and any(line.startswith("lacks") for line in page)
+    (line,) = (line for line in page if "eps_mse_held_out" in line)
+    mean, error = line.split(": ")[1].split(" +- ")
+    assert 0 < float(error) < float(mean) < 0.1
+    assert len(page) < 20 and not any("{" in line for line in page)
+
+
+@pytest.mark.parametrize("buffering", [1, -1])
+@pytest.mark.parametrize("line", [["info", "emoji32"], ["plans"], ["--version"], ["--help"]])
+def test_a_reader_that_has_enough_ends_a_command_in_silence(monkeypatch, capfd, line, buffering):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as end:
+            cli.main(line)
+    assert end.value.code == 128 + signal.SIGPIPE and not capfd.readouterr().err
+
+
+def test_the_bar_begins_when_the_program_is_compiled(checkpoint, monkeypatch, sample):
+    began, bar, compiled = [], cli.sample.tqdm, cli.sample.Compiled
+
+    def compile(*arguments):
+        program = compiled(*arguments)
+        time.sleep(1)
+        began.append("compiled")
+        return program
+
+    def show(**options):
+        began.append(options["total"])
+        return bar(**options)
+
+    monkeypatch.setattr(cli.sample, "Compiled", compile)
+    monkeypatch.setattr(cli.sample, "tqdm", show)
+    said = sample(checkpoint, "--batch", 4).out
+    assert began == ["compiled", 6]
+    seconds, compiling = re.search(r"in ([\d.]+) s: .* after ([\d.]+) s", said).groups()
+    assert float(seconds) < 1 <= float(compiling)
 
 
 @only_linux

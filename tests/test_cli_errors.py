@@ -8,7 +8,7 @@ import released_files
 import tiny
 from command import refused
 
-from skipjax import cli
+from skipjax import cli, plans, schedules
 from skipjax.weights import cards
 
 pytestmark = pytest.mark.usefixtures("work", "nothing_runs")
@@ -24,8 +24,8 @@ def files(tmp_path_factory, net):
     """A folder of released files: a network, a classifier, an upsampler, another classifier that
     fits none of them, and one that no card knows."""
     folder, guide = tmp_path_factory.mktemp("weights"), tiny.classifier()
-    misfit = dataclasses.replace(guide.spec, name="misfit", T=500)
-    misfit = dataclasses.replace(guide, spec=misfit)
+    process = guide.process.replace(schedule=schedules.linear(500))
+    misfit = dataclasses.replace(guide, name="misfit", process=process)
     released_files.write(folder / "mine.pt", net)
     return released_files.with_cards(folder, net, guide, tiny.upsampler(), misfit)
 
@@ -83,8 +83,11 @@ def test_wrong_options_end_with_one_line(files, capsys, subtests):
         (["--classifier", "missing.pt"], "'missing.pt' is not a bundled name, a folder or a file"),
         (["--classifier", "tiny_classifier.pt"], "package: fetch https://example.org/tiny_class"),
         (["--classifier", "{}/mine.pt"], "mine.pt: no card knows a file of this name"),
-        (["--classifier", "{}/tiny.pt"], "tiny is no classifier: it draws pictures"),
-        (["--classifier", "{}/misfit.pt"], "misfit does not fit tiny: T 500, and 1000 is needed"),
+        (["--classifier", "{}/tiny.pt"], "tiny is no classifier: it draws samples"),
+        (
+            ["--classifier", "{}/misfit.pt"],
+            "misfit does not fit tiny: the schedule linear",
+        ),
         (["--guidance", 2], "guidance is 2.0, and tiny has no null label by which it could be"),
         ([*classifier, "--guidance", "nan"], "guidance is nan: it must be one finite number"),
         ([*classifier, "--guidance", "-inf"], "guidance is -inf: it must be one finite number"),
@@ -92,8 +95,8 @@ def test_wrong_options_end_with_one_line(files, capsys, subtests):
         (["--steps", "four"], "steps 'four' is not a respacing"),
         (["--steps", "ddim300"], "no whole stride over 1000 times gives 300 of them"),
         (["--steps", "1001"], "steps '1001' asks for 1001 of the 1000 times"),
-        (["--steps", "3", "--skip", 50], "steps is given, and skip or cutoff too"),
-        (["--steps", "3", "--cutoff", 50], "steps is given, and skip or cutoff too"),
+        (["--steps", "3", "--skip", 50], "steps is given, and skip too"),
+        (["--steps", "3", "--cutoff", 50], "steps is given, and cutoff too"),
         (["--low-res", "small.npz"], "low_res is given, and tiny does not enlarge pictures"),
         (["--checkpoint", "{}/mine.pt"], "mine.pt: no card knows a file of this name"),
         (["--checkpoint", "{}/missing.pt"], "is not a bundled name, a folder or a file"),
@@ -144,10 +147,10 @@ def test_wrong_pictures_to_enlarge_end_with_one_line(work, files, capsys, subtes
         ("npy", small(), "not a zip file"),
         ("object", {"arr_0": np.array([{}])}, "Object arrays cannot be loaded"),
         ("other", {"images": small()}, "arr_0 is not a file in the archive"),
-        ("large", {"arr_0": small(side=16)}, "low_res is (3, 16, 16, 3): tiny_upsampler takes ["),
-        ("one", {"arr_0": small()[0]}, "low_res is (8, 8, 3): tiny_upsampler takes [num, 8, 8, 3"),
-        ("none", {"arr_0": small()[:0]}, "low_res is (0, 8, 8, 3): tiny_upsampler takes [num"),
-        ("text array", {"arr_0": np.array("x")}, "low_res is (): tiny_upsampler takes"),
+        ("large", {"arr_0": small(side=16)}, "low_res is (3, 16, 16, 3): the network takes ["),
+        ("one", {"arr_0": small()[0]}, "low_res is (8, 8, 3): the network takes [num, 8, 8, 3"),
+        ("none", {"arr_0": small()[:0]}, "low_res is (0, 8, 8, 3): the network takes [num"),
+        ("text array", {"arr_0": np.array("x")}, "low_res is (): the network takes"),
         ("integers", {"arr_0": small().astype(int)}, "low_res is int64: it must be float in [-1,"),
         ("levels", {"arr_0": small() / 1}, "low_res must be in [-1, 1]: divide 0 .. 255 by 127.5"),
         ("nan", {"arr_0": small() * np.nan}, "low_res must be in [-1, 1]"),
@@ -169,10 +172,29 @@ def test_wrong_pictures_to_enlarge_end_with_one_line(work, files, capsys, subtes
 def test_pictures_to_enlarge_are_needed_and_counted(files, capsys):
     checkpoint = ["--checkpoint", files / "tiny_upsampler.pt"]
     said = refused(["sample", *checkpoint], capsys)
-    assert "tiny_upsampler enlarges pictures: give them as low_res, [num, 8, 8, 3]" in said
+    assert "the network enlarges pictures: give them as low_res, [num, 8, 8, 3]" in said
     np.savez("small.npz", small())
-    said = refused(["sample", *checkpoint, "--low-res", "small.npz", "--num", 2], capsys)
-    assert "low_res has 3 pictures, and 2 are to be drawn" in said
+    for num in (2, 4):  # 4 as well, which is drawn where nothing is said
+        said = refused(["sample", *checkpoint, "--low-res", "small.npz", "--num", num], capsys)
+        assert f"low_res has 3 pictures, and {num} are to be drawn" in said
+
+
+def test_a_default_that_is_given_beside_what_replaces_it_is_refused(work, files, capsys, subtests):
+    text = plans.skipped(schedules.linear(), 250).to_json()
+    for option in (["--skip", 20], ["--skip", 21], ["--cutoff", 0], ["--cutoff", 1]):
+        with subtests.test(option=option):
+            line = ["sample", "--checkpoint", files / "tiny.pt", "--plan", text, *option]
+            assert f"plan is given, and {option[0][2:]} too" in refused(line, capsys)
+            line = ["generate", *line[1:], "--out", "run"]
+            assert f"plan is given, and {option[0][2:]} too" in refused(line, capsys)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_no_png_holds_are_refused_before_drawing(tmp_path, capsys, channels):
+    net = tiny.save(tmp_path / "net", in_channels=channels, out_channels=2 * channels)
+    line = ["sample", "--checkpoint", net, "--skip", 500, "--out", "x.png"]
+    said = refused(line, capsys)
+    assert f"samples are (8, 8, {channels})" in said and "--out samples.npz" in said
 
 
 def test_a_damaged_file_ends_with_one_line(work, files, net, capsys):

@@ -13,6 +13,7 @@ from command import refused
 import skipjax
 from skipjax import cli, plans
 from skipjax.cli import train, tune
+from skipjax.study import command as study_command
 
 pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 UNET = {"model_channels": 32, "num_res_blocks": 0, "attention_resolutions": []}
@@ -58,7 +59,7 @@ def test_train_saves_the_average_of_what_was_trained(work, capsys, monkeypatch):
 
     monkeypatch.setattr(train, "fit", lambda *_, **__: state)
     monkeypatch.setattr(train.folder, "plot", plot)
-    (work / "unet.json").write_text(json.dumps(dataclasses.asdict(net.spec.unet)))
+    (work / "unet.json").write_text(json.dumps(dataclasses.asdict(net.network)))
     (work / "run").mkdir()
     cli.main([*TRAIN, "--unet", "unet.json", "--loss", "hybrid", "--prediction", "v"])
     assert capsys.readouterr().out.splitlines() == [
@@ -67,7 +68,7 @@ def test_train_saves_the_average_of_what_was_trained(work, capsys, monkeypatch):
     ]
     saved = skipjax.load("run/checkpoint")
     jax.tree.map(np.testing.assert_array_equal, saved.params, net.params)
-    assert saved.spec.unet == net.spec.unet and saved.spec.prediction == "v"
+    assert saved.network == net.network and saved.process.parameterization == "v"
     card = json.loads((work / "run/checkpoint/card.json").read_text())
     assert card["data"].startswith("noise.npz: 50 pictures, ")
     assert card["training"]["loss"] == "hybrid" and card["training"]["rate"] == 5e-4
@@ -77,9 +78,11 @@ def test_train_saves_the_average_of_what_was_trained(work, capsys, monkeypatch):
 def test_train_writes_a_checkpoint_that_samples(work, capsys):
     line = [*TRAIN, "--unet", "unet.json", "--steps", "2", "--batch", "8", "--sample-every", "2"]
     cli.main([*line, "--sample-nfe", "4"])
-    assert capsys.readouterr().out == "2 steps of 8 pictures. Saved: run/checkpoint\n"
+    out, err = capsys.readouterr()
+    assert out == "2 steps of 8 pictures. Saved: run/checkpoint\n"
+    assert "50 pictures of 4 x 4 x 1, 2 classes: 0, 1\n" in err
     params = skipjax.load("run/checkpoint")
-    assert params.spec.unet.num_classes == 2 and params.shape == (4, 4, 1)
+    assert params.network.num_classes == 2 and params.shape == (4, 4, 1)
     log = [json.loads(row) for row in (work / "run/log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 2 and np.isfinite(log[-1]["total"])
     assert (work / "run/samples/00000002.png").is_file() and (work / "run/loss.png").is_file()
@@ -96,8 +99,8 @@ def test_options_of_train_reach_the_run(monkeypatch, checkpoint):
     (run, pictures, out), named = Asked.by(line, monkeypatch, train, "fit")
     assert (run.loss, run.gamma, run.prediction, run.steps) == ("min_snr", 4.0, "v", 7)
     assert (run.batch, run.ema, run.dtype, run.seed) == (16, (0.9, 0.99), "bfloat16", 3)
-    assert (run.drop_labels, run.accumulate, run.unet.num_classes) == (0.25, 2, 3)
-    assert run.unet == skipjax.models.UNetConfig(
+    assert (run.drop_labels, run.accumulate, run.network.num_classes) == (0.25, 2, 3)
+    assert run.network == skipjax.models.UNetConfig(
         image_size=4, in_channels=1, out_channels=1, num_classes=3, **UNET
     )
     assert len(pictures.images) == 40 and str(out) == "run" and named["start"] is None
@@ -106,13 +109,14 @@ def test_options_of_train_reach_the_run(monkeypatch, checkpoint):
     line = ["train", "noise.npz", "--out", "run", "--unlabelled", "--channel-mult", 1, 2]
     line += ["--model-channels", 32, "--num-res-blocks", 2, "--loss", "hybrid"]
     (run, pictures, _), _ = Asked.by(line, monkeypatch, train, "fit")
-    assert run.unet.num_classes is None and pictures.labels is None
-    assert (run.unet.model_channels, run.unet.channel_mult) == (32, (1, 2))
-    assert (run.unet.num_res_blocks, run.unet.out_channels) == (2, 2)
+    assert run.network.num_classes is None and pictures.labels is None
+    assert (run.network.model_channels, run.network.channel_mult) == (32, (1, 2))
+    assert (run.network.num_res_blocks, run.network.out_channels) == (2, 2)
 
     line = ["train", "noise.npz", "--out", "run", "--start", checkpoint]
     (run, _, _), named = Asked.by(line, monkeypatch, train, "fit")
-    assert run.unet == named["start"].spec.unet == tiny.config() and run.loss == "hybrid"
+    own = dataclasses.replace(tiny.config(), image_size=4, num_classes=2)  # as the pictures have
+    assert run.network == own and run.loss == "hybrid"
 
 
 def test_what_train_cannot_do_ends_with_one_line(work, capsys, subtests):
@@ -123,7 +127,10 @@ def test_what_train_cannot_do_ends_with_one_line(work, capsys, subtests):
         (["noise.npz", "--unet", "lost.json"], "lost.json holds no arguments of UNetConfig"),
         (["noise.npz", "--unet", "broken.json"], "broken.json holds no arguments of UNetConfig"),
         (["noise.npz", "--unet", "other.json"], "other.json holds no arguments of UNetConfig"),
-        (["noise.npz", "--channel-mult", 1, 2, 2, 2], "pictures of 4 pixels do not halve 3 times"),
+        (
+            ["noise.npz", "--channel-mult", 1, 2, 2, 2],
+            "pictures of 4 x 4 pixels do not halve 3 times",
+        ),
         (["noise.npz", "--start", "nowhere"], "'nowhere' is not a bundled name"),
         (["noise.npz", "--steps", 0], "steps is 0"),
         (["noise.npz", "--steps", "many"], "steps is 'many'"),
@@ -149,7 +156,7 @@ def test_options_of_study_reach_it(monkeypatch):
         values = value if isinstance(value, tuple) else (value,)
         line += [f"--{name.replace('_', '-')}", *values]
     line += ["--dtype", "bfloat16"]
-    (study, out, *worker), _ = Asked.by(line, monkeypatch, train, "run_study")
+    (study, out, *worker), _ = Asked.by(line, monkeypatch, study_command, "run")
     assert study.data == "digits" and str(out) == "run" and worker == [1, 3]
     run = {"steps": 3, "batch": 16, "dtype": "bfloat16"}
     assert {name: getattr(study.run, name) for name in run} == run
@@ -158,9 +165,11 @@ def test_options_of_study_reach_it(monkeypatch):
 
 
 def test_study_writes_its_results(work, monkeypatch, capsys):
-    monkeypatch.setattr(train, "run_study", lambda *_: None)
-    monkeypatch.setattr(train.results, "gather", lambda study, out: {"of": study.data})
-    monkeypatch.setattr(train.results, "write", lambda path, found: path.write_text(str(found)))
+    monkeypatch.setattr(study_command, "run", lambda *_: None)
+    monkeypatch.setattr(study_command.results, "gather", lambda study, out: {"of": study.data})
+    monkeypatch.setattr(
+        study_command.results, "write", lambda path, found: path.write_text(str(found))
+    )
     (work / "run").mkdir()
     cli.main(["study", "emoji", "--out", "run"])
     assert capsys.readouterr().out == "Saved: run/results.json\n"
@@ -188,21 +197,38 @@ def test_options_of_tune_reach_it(monkeypatch, checkpoint):
     with open("start.json", "w") as file:
         file.write(plan.to_json())
     line = ["tune", "--checkpoint", checkpoint, "--out", "made", "--nfe", 2, "--label", "1"]
-    line += ["--teacher", "ddim", "--teacher-nfe", 9, "--whole-times", "--way", 0.5, "--rounds", 3]
+    line += ["--teacher", "ddim", "--teacher-nfe", 9, "--whole-times", "--path-weight", 0.5]
+    line += ["--max-iters", 3]
     line += ["--starts", 4, "--batch", 5, "--num", 6, "--held-out", 7, "--generations", 8]
     line += ["--history", 1, "--dtype", "bfloat16", "--seed", 11, "--start", "start.json"]
-    (params, key), named = Asked.by(line, monkeypatch, tune.tuning, "tune")
-    assert params.spec == skipjax.load(checkpoint).spec
+    asked, named = Asked.by(line, monkeypatch, tune.tuning, "tune")
+    params, key = asked[0].model, asked[0].key
+    assert tiny.card(params) == tiny.card(skipjax.load(checkpoint))
     assert jax.random.key_data(key).tolist() == [0, 11]
+    named |= {
+        field.name: getattr(one, field.name) for one in asked for field in dataclasses.fields(one)
+    }
     numbers = {"nfe": 2, "history": 1, "label": 1, "teacher": "ddim", "teacher_nfe": 9}
-    numbers |= {"whole_times": True, "way": 0.5, "rounds": 3, "starts": 4, "batch": 5, "num": 6}
+    numbers |= {
+        "whole_times": True,
+        "path_weight": 0.5,
+        "max_iters": 3,
+        "starts": 4,
+        "batch": 5,
+        "num": 6,
+    }
     numbers |= {"held_out": 7, "generations": 8, "dtype": "bfloat16", "loss": "path"}
     numbers |= {"guidance": None, "classifier": None, "pictures": None, "noise": None}
     assert {name: named[name] for name in numbers} == numbers
     assert str(named["out"]) == "made" and [start.nfe for start in named["start"]] == [2]
     for typed, scale in (([2], 2.0), ([1, 4], (1.0, 4.0))):
         asked = [*line, "--guidance", *typed]
-        assert Asked.by(asked, monkeypatch, tune.tuning, "tune")[1]["guidance"] == scale
+        (problem, *_), _ = Asked.by(asked, monkeypatch, tune.tuning, "tune")
+        assert problem.guidance == scale
+    # Names of before.
+    asked = ["tune", "--checkpoint", checkpoint, "--out", "made", "--way", 0.5, "--rounds", 3]
+    (_, objective, config), _ = Asked.by(asked, monkeypatch, tune.tuning, "tune")
+    assert (objective.path_weight, config.max_iters) == (0.5, 3)
 
 
 def test_tune_says_what_came_of_it(monkeypatch, checkpoint, capsys):
@@ -235,7 +261,7 @@ def test_what_tune_cannot_do_ends_with_one_line(checkpoint, capsys, subtests):
         (["--classifier", "nowhere"], "'nowhere' is not a bundled name"),
         (["--loss", "energy", "--pictures", "few.npz"], "pictures: few.npz holds 5, and num + 2"),
         (["--loss", "energy", "--pictures", "nowhere"], "nowhere"),
-        (["--rounds", 0], "rounds is 0"),
+        (["--rounds", 0], "max_iters is 0"),
     ):
         with subtests.test(options=options):
             line = ["tune", "--checkpoint", checkpoint, "--out", "made", *options]

@@ -1,9 +1,7 @@
 """`skipjax sample` and `skipjax info` of released files: guided, enlarged, described."""
 
 import json
-import re
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import released_files
 import tiny
 
 import skipjax
-from skipjax import cli, plans
+from skipjax import cli
 from skipjax.weights import cards
 
 pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
@@ -101,8 +99,8 @@ def test_options_reach_the_program(files, net, guide, monkeypatch):
     class Told(Exception):
         pass
 
-    def compile(params, plan, key, like, **options):
-        told.update(options, params=params, plan=plan, key=key, like=like)
+    def compile(sampler, key, like):
+        told.update(sampler=sampler, key=key, like=like)
         raise Told
 
     monkeypatch.setattr(cli.sample, "Compiled", compile)
@@ -111,21 +109,19 @@ def test_options_reach_the_program(files, net, guide, monkeypatch):
     line += ["--threshold", 0.9, "--dtype", "bfloat16", "--labels", "dog", "cat"]
     with pytest.raises(Told):
         cli.main(list(map(str, line)))
-    assert told["params"].spec == net.spec and told["guide"].classifier.spec == guide.spec
-    assert told["guide"].scale == 2.5
-    plan = plans.respaced(net.schedule, "3", "learned_range")
-    chex.assert_trees_all_equal(told["plan"], plan)
-    assert jax.random.key_data(told["key"]).tolist() == [0, 4]
-    assert told["like"].ids.tolist() == [0, 1] and told["like"].labels.tolist() == [2, 0]
-    assert told["threshold"] == 0.9 and told["dtype"] == "bfloat16"
+    sampler = told["sampler"]
+    (by,) = sampler.guidance
+    assert tiny.card(sampler.model) == tiny.card(net)
+    assert tiny.card(by.classifier) == tiny.card(guide) and by.scale == 2.5
+    assert sampler.transform.quantile == np.float32(0.9) and sampler.dtype == "bfloat16"
 
 
 def info(capsys, checkpoint):
-    """The card that is printed, and the numbers of parameters below it."""
-    cli.main(["info", str(checkpoint)])
-    text, end, table = capsys.readouterr().out.partition("\n}\n")
-    rows = [re.fullmatch(r"(\w+) +([\d,]+)", line) for line in table.splitlines()]
-    return json.loads(text + end), {row[1]: int(row[2].replace(",", "")) for row in rows if row}
+    """The card that is printed, and the numbers of parameters in it."""
+    cli.main(["info", str(checkpoint), "--json"])
+    card = json.loads(capsys.readouterr().out)
+    blocks = card.pop("blocks")
+    return card, blocks | {"parameters": sum(blocks.values())}
 
 
 def counted(made):
@@ -136,14 +132,14 @@ def counted(made):
 def test_info_is_of_a_name_or_a_file_there_or_not(files, net, guide, upsampler, capsys):
     for form in ("{}", "{}.pt", "nowhere/{}.safetensors", "{files}/{}.pt"):
         for made in (net, guide, upsampler):
-            card, counts = info(capsys, form.format(made.spec.name, files=files))
-            assert card == cards.named(made.spec.name) and counts == counted(made), form
+            card, counts = info(capsys, form.format(made.name, files=files))
+            assert card == cards.named(made.name) and counts == counted(made), form
             assert counts["parameters"] == card["parameters"], form
 
 
 def test_info_is_of_a_converted_folder(work, files, net, guide, capsys):
     for made in (net, guide):
-        name = made.spec.name
+        name = made.name
         cli.main(["convert", str(files / f"{name}.pt"), name])
         capsys.readouterr()
         card, counts = info(capsys, name)
@@ -154,5 +150,7 @@ def test_info_is_of_a_converted_folder(work, files, net, guide, capsys):
 def test_info_of_a_published_file(monkeypatch, capsys):
     monkeypatch.setattr(cards, "RELEASED", cards.BUNDLED / "adm")
     card, counts = info(capsys, "64x64_classifier.pt")
-    assert card["name"] == "64x64_classifier" and card["class_names"] == "imagenet1k"
+    assert (
+        card["name"] == "64x64_classifier" and card["conditioner"]["class_names"] == "imagenet1k"
+    )
     assert counts["parameters"] == card["parameters"] == 65_438_568

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import released_files
 import tiny
+import torch_writer
 from command import refused
 from orbax.checkpoint import v1 as ocp
 
 import skipjax
-from skipjax import cli, placement
+from skipjax import cli, schedules, sharding
 from skipjax.weights import cards, checkpoint, checksums, released
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -55,7 +57,7 @@ def card_of(folder):
 
 
 def same(loaded, other):
-    assert loaded.spec == other.spec
+    assert tiny.card(loaded) == tiny.card(other)
     assert jax.tree.structure(loaded) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, loaded, other)
 
@@ -63,10 +65,10 @@ def same(loaded, other):
 @pytest.mark.parametrize("suffix", ["pt", pytest.param("safetensors", marks=pytest.mark.slow)])
 def test_the_folder_holds_what_the_file_did(work, tmp_path, net, guide, suffix):
     for written in (net, guide):
-        path = tmp_path / f"{written.spec.name}.{suffix}"
+        path = tmp_path / f"{written.name}.{suffix}"
         released_files.write(path, written)
-        convert(path, written.spec.name)
-        loaded = skipjax.load(work / written.spec.name)
+        convert(path, written.name)
+        loaded = skipjax.load(work / written.name)
         assert type(loaded) is type(written)
         same(loaded, written)
         same(loaded, skipjax.load(path))
@@ -78,7 +80,7 @@ def test_the_card_is_that_of_the_file_with_checksums(work, source, net):
     assert written.pop("files") == checksums.listing(work / "out")
     assert written.pop("converted_from") == {"file": "tiny.pt", "sha256": digest}
     assert written == cards.named("tiny") | {"sha256": digest}
-    assert written["licence"] == "CC0 ☺" and cards.spec(written) == net.spec
+    assert written["licence"] == "CC0 ☺" and tiny.card(cards.model(written)) == tiny.card(net)
 
 
 def test_only_the_folder_is_made(work, source, capsys):
@@ -106,11 +108,11 @@ def test_weights_are_stored_in_the_dtype_that_is_asked_for(work, source, net, dt
 
 def test_a_folder_is_read_in_parts(source, net):
     convert(source, "out", "--dtype", "bfloat16")
-    mesh = placement.mesh(data=2, model=4)
+    mesh = sharding.mesh(data=2, model=4)
     loaded = skipjax.load("out", sharding=mesh, dtype="bfloat16")
     same(loaded, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), net))
     for leaf in jax.tree.leaves(loaded):
-        assert leaf.sharding == placement.split(mesh, leaf.shape)
+        assert leaf.sharding == sharding.split(mesh, leaf.shape)
 
 
 def test_a_card_is_told_by_its_name(work, source, net):
@@ -248,8 +250,23 @@ def test_options_that_are_none_end_with_exit_code_2(source, capsys, subtests):
 
 
 def test_a_card_in_a_file_will_do(work, source, net):
-    mine = dataclasses.replace(net, spec=dataclasses.replace(net.spec, name="mine", T=50))
+    process = net.process.replace(schedule=schedules.linear(50))
+    mine = dataclasses.replace(net, name="mine", process=process)
     (work / "mine.json").write_text(json.dumps(released_files.card(mine)))
     convert(source, "out", "--card", "mine.json")
     same(skipjax.load("out"), mine)
     same(skipjax.load(source, card="mine.json"), mine)
+
+
+def test_weights_one_key_away_are_taken_and_said_in_a_line(work, source, net, capsys):
+    ours = {name: torch_writer.tensor(a) for name, a in released_files.arrays(net).items()}
+    torch_writer.save(source, {"ema": ours, "model": {**ours}, "step": 3})
+    with warnings.catch_warnings(action="default"):
+        convert(source, "taken")
+    said = capsys.readouterr().err
+    assert said.startswith(f"skipjax: {source}: took the weights under 'ema'; ")
+    assert said.count("\n") == 1 and "--key takes 'model'" in said
+    convert(source, "told", "--key", "model")
+    assert not capsys.readouterr().err
+    for name in ("taken", "told"):
+        same(skipjax.load(work / name), net)

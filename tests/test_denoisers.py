@@ -222,4 +222,4 @@ def test_threshold_is_traced_and_keeps_what_it_does_not_change(triple):
     low, high = run(0.5), run(1.0)
     assert len(traced) == 1
     assert np.abs(low.x_0 - high.x_0).max() > 0.1
-    np.testing.assert_array_equal(low.place, x)
+    np.testing.assert_array_equal(low.log_variance, x)

@@ -15,7 +15,7 @@ from skipjax.denoisers import Point, from_eps
 from skipjax.evaluation.exact import Gaussian
 from skipjax.plans import Plan
 from skipjax.plans.dpm_v3 import Statistics, dpm_v3
-from skipjax.tuning.examples import Examples, drawn
+from skipjax.tuning.examples import Examples, draw
 from skipjax.tuning.statistics import statistics
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
@@ -134,7 +134,7 @@ def test_a_network_has_statistics_and_a_plan_that_can_be_kept():
     again = Plan.from_json(plan.to_json())
     assert again.origin.method == "dpm_v3_3" and not plan.noise.any() and plan.belongs(LINEAR)
     jax.tree.map(np.testing.assert_array_equal, again, plan)
-    x = drawn(denoiser, again, some)
+    x = draw(denoiser, again, some)
     assert x.shape == (6, 4) and np.isfinite(x).all()
 
 

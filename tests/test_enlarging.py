@@ -10,7 +10,7 @@ import tiny
 from told import Told
 
 import skipjax
-from skipjax import denoisers, generation, labels, plans
+from skipjax import denoisers, generation, guidance, plans
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
@@ -56,8 +56,8 @@ def test_pictures_to_enlarge_say_how_many_and_ids_say_which(upsampler, small):
 
 
 def test_stages_of_a_cascade_share_labels(params, upsampler, small):
-    drawn = labels.resolve(params.spec, KEY, np.arange(3), None)
-    np.testing.assert_array_equal(drawn, labels.resolve(upsampler.spec, KEY, np.arange(3), None))
+    drawn = params.labels.encode({}, KEY, np.arange(3))["label"]
+    np.testing.assert_array_equal(drawn, upsampler.labels.encode({}, KEY, np.arange(3))["label"])
     np.testing.assert_array_equal(
         sample(upsampler, low_res=sample(params, num=3)),
         sample(upsampler, low_res=small, label=drawn),
@@ -65,13 +65,13 @@ def test_stages_of_a_cascade_share_labels(params, upsampler, small):
 
 
 def test_the_noise_of_a_cascade_s_stages_is_independent(params):
-    square = dataclasses.replace(params.spec.unet, low_res_channels=3)
-    enlarging = skipjax.Spec("same_size", square)
+    square = dataclasses.replace(params.network, low_res_channels=3)
+    enlarging = tiny.model(square, "same_size")
     ones, zeros = np.ones(2), np.zeros(2)
     ids = jnp.arange(64, dtype=jnp.uint32)
     drawn = [
-        noise_alone(spec, low_res)
-        for spec, low_res in ((params.spec, None), (enlarging, np.zeros((64, 4, 4, 3))))
+        noise_alone(model, condition)
+        for model, condition in ((params, {}), (enlarging, {"low_res": np.zeros((64, 4, 4, 3))}))
     ]
     for keep in (ones, zeros):  # ends in the starting noise, or in that of the second step
         plan = plans.Plan(ones, ones, ones, keep, zeros[:, None], 1 - keep)
@@ -81,27 +81,28 @@ def test_the_noise_of_a_cascade_s_stages_is_independent(params):
         assert abs(np.std(flat[1]) - 1) < 0.03
 
 
-def noise_alone(spec, low_res):
+def noise_alone(model, condition):
     """What a plan without predictions makes of the noise: no network need be there."""
 
     @jax.jit
     def draw(plan, key, ids):
         with pytest.MonkeyPatch.context() as patch:
             Told(patch)
-            params = skipjax.Pretrained({}, spec)
-            return generation.generate.__wrapped__(params, plan, key, ids, None, low_res)
+            labelled = {"label": jnp.zeros(64, int)} | condition
+            return generation.generate(model, plan, key, ids, labelled)
 
     return draw
 
 
 def test_guided_without_a_classifier_each_picture_is_enlarged_twice(monkeypatch):
     told = Told(monkeypatch)
-    spec = dataclasses.replace(tiny.upsampler().spec, null_label=2, class_names=())
-    params = skipjax.Pretrained({}, spec)
+    params = tiny.upsampler(null_label=2, class_names=())
     low_res = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1) * np.ones((1, 8, 8, 3))
 
     denoise = generation.denoiser(
-        params, jnp.array([0, 1, 0]), low_res=low_res, guide=generation.Guide(2.0)
+        params,
+        {"label": jnp.array([0, 1, 0]), "low_res": low_res},
+        guidance=guidance.ClassifierFree(2.0),
     )
     point = denoisers.Point(5.0, 0.8, 0.6)
     said = told.of(denoise, np.ones((3, 16, 16, 3)), point)["UNetConfig", 6]

@@ -79,7 +79,7 @@ def test_ddim_with_eta_1_is_the_sde_solver_and_ddpm():
 def test_etas_between_0_and_1_mean_different_noise():
     # DDIM's is a share of the standard deviation, the SDE's one of the rate.
     for case, (schedule, times, _) in CASES.items():
-        ddim, sde = (f(schedule, times, 0.5, end=0) for f in (plans.ddim, plans.dpmpp_1_sde))
+        ddim, sde = (f(schedule, times, eta=0.5, end=0) for f in (plans.ddim, plans.dpmpp_1_sde))
         assert (ddim.noise < sde.noise * 0.95).all(), case
 
 

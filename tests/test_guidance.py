@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from guides import SCALE, B, by_label, keys, log_prob, pictures, slope
 
-from skipjax import guidance, placement, plans, schedules
+from skipjax import guidance, plans, schedules, sharding
 from skipjax.denoisers import Point, Prediction, clip, steered
 from skipjax.sampling import integrate
 
@@ -33,7 +33,7 @@ def test_the_gradient_of_a_classifier_stands_beside_an_unchanged_prediction(floa
         guided, plain = by_classifier(x, POINT, SCALE, interval)
         np.testing.assert_array_equal(guided.x_0, plain.x_0)
         np.testing.assert_array_equal(guided.eps, plain.eps)
-        np.testing.assert_array_equal(guided.place, plain.place)
+        np.testing.assert_array_equal(guided.log_variance, plain.log_variance)
         np.testing.assert_allclose(guided.gradient, SCALE * slope(x, 400.0), rtol=1e-13)
 
 
@@ -160,7 +160,7 @@ def test_classifier_free_mixes_two_calls_made_apart(float64):
             a, b = np.asarray(getattr(with_label, name)), np.asarray(getattr(without, name))
             found = getattr(mixed, name)
             np.testing.assert_allclose(found, b + scale * (a - b), rtol=0, atol=1e-13)
-        np.testing.assert_array_equal(mixed.place, with_label.place)
+        np.testing.assert_array_equal(mixed.log_variance, with_label.log_variance)
         agreed = point.alpha * mixed.x_0 + point.sigma * mixed.eps
         np.testing.assert_allclose(agreed, x, rtol=0, atol=1e-12)
 
@@ -203,7 +203,7 @@ def test_a_batch_spread_over_devices_is_guided_alike_and_stays_spread():
         return [integrate(plan, denoise, x, keys) for denoise in (one, other)]
 
     arguments = np.float32(pictures(7, 16)), np.arange(16) % 3 + 1, keys(16)
-    over = placement.pictures(placement.mesh())
+    over = sharding.pictures(sharding.mesh())
     spread = jax.device_put(arguments, over)
     program = run.lower(*spread).compile()
     for alone, ours in zip(run(*arguments), program(*spread), strict=True):

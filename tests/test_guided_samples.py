@@ -10,7 +10,7 @@ import tiny
 from told import Told
 
 import skipjax
-from skipjax import denoisers, generation, labels, plans
+from skipjax import denoisers, generation, guidance, plans
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
@@ -59,7 +59,7 @@ def test_a_sweep_over_guidance_runs_one_program(params, classifier, mild):
     plain, mildly = sample(params, label=1), sample(params, label=1, plan=mild)
     guided = partial(sample, params, classifier=classifier, label=1)
     drawn = {1.0: guided()}
-    programs = skipjax.generate._cache_size()
+    programs = generation.program._cache_size()
     drawn |= {scale: guided(guidance=scale) for scale in (1.0, 300.0)}
     close(guided(guidance=0, plan=mild), mildly)
     np.testing.assert_array_equal(guided(guidance_interval=(0, 999)), drawn[1.0])
@@ -71,14 +71,16 @@ def test_a_sweep_over_guidance_runs_one_program(params, classifier, mild):
     apart = np.abs(different[:, None] - different).max((2, 3, 4, 5))
     assert (apart > 1e-3).sum() == 12
     assert np.isfinite(guided(guidance=np.float32(2), cutoff=500)).all()
-    assert skipjax.generate._cache_size() == programs
+    assert generation.program._cache_size() == programs
 
 
 def test_remat_computes_the_layers_of_the_classifier_again(unconditional, classifier):
-    guide = generation.Guide(1.0, classifier=classifier)
 
     def written(remat):
-        denoise = generation.denoiser(unconditional, np.zeros(1, int), guide=guide, remat=remat)
+        by = guidance.ByClassifier(classifier, remat=remat)
+        denoise = generation.denoiser(
+            unconditional, {guidance.CLASS: np.zeros(1, int)}, guidance=by
+        )
         return str(jax.make_jaxpr(denoise)(np.ones((1, 8, 8, 3)), denoisers.Point(5.0, 0.8, 0.6)))
 
     assert "remat" in written(True) and "remat" not in written(False)
@@ -92,7 +94,7 @@ def test_remat_draws_the_same_pictures(unconditional, classifier, mild):
 
 def test_a_classifier_gives_an_unconditional_network_its_labels(unconditional, classifier):
     guided = partial(sample, unconditional, classifier=classifier, guidance=300.0)
-    drawn = labels.resolve(classifier.spec, KEY, np.arange(3), None)
+    drawn = classifier.labels.encode({}, KEY, np.arange(3))["label"]
     np.testing.assert_array_equal(guided(), guided(label=drawn))
     assert (guided(label=(drawn + 1) % 3) != guided()).any((1, 2, 3)).all()
 
@@ -122,7 +124,9 @@ def test_the_null_label_guides_within_its_interval_alone(free, mild):
 def test_a_classifier_may_guide_a_network_with_a_null_label(free, classifier, monkeypatch):
     told = Told(monkeypatch)
     given, means = jnp.array([0, 2, 3]), np.array([0, 1, 2])
-    denoise = generation.denoiser(free, given, guide=generation.Guide(1.0, classifier=classifier))
+    condition = {"label": given, guidance.CLASS: free.labels.to_class(given)}
+    by = guidance.ByClassifier(classifier)
+    denoise = generation.denoiser(free, condition, guidance=by)
     x = np.arange(3 * 8 * 8 * 3, dtype=np.float32).reshape(3, 8, 8, 3) / 100
     found = {}
 

@@ -65,6 +65,17 @@ def test_a_grid_shows_every_picture_in_reading_order_on_white(subtests):
             assert (sheet[~seen] == 255).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (5, 3)])
+def test_a_grid_of_pictures_that_are_not_square(height, width):
+    rng, gap = np.random.default_rng(0), images.GAP
+    pictures = rng.integers(0, 255, (5, height, width, 3), np.uint8)
+    sheet = np.asarray(skipjax.grid(pictures, scale=1))
+    assert sheet.shape == (2 * (height + gap) + gap, 3 * (width + gap) + gap, 3)
+    for i, picture in enumerate(pictures):
+        top, left = gap + i // 3 * (height + gap), gap + i % 3 * (width + gap)
+        np.testing.assert_array_equal(sheet[top : top + height, left : left + width], picture)
+
+
 def test_scale_repeats_pixels():
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 255, (1, 4, 4, 3), np.uint8)

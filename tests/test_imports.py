@@ -8,35 +8,39 @@ PACKAGE = Path(__file__).parents[1] / "skipjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of it, besides itself.
-NETWORKS = {"models", "schedules", "pretrained", "weights"}
-SAMPLERS = {"schedules", "grids", "plans", "denoisers", "guidance", "sampling"}
-TOOLS = {"claims", "files", "images", "labels", "placement", "progress"}
-BELOW_API = NETWORKS | SAMPLERS | TOOLS | {"generation", "request"}
+WORLD = {"schedules", "parameterizations", "process"}
+PARTS = {"models", "conditioners", "codecs", "pretrained"}
+SAMPLERS = {"schedules", "grids", "plans", "denoisers", "sampling", "parameterizations"}
+TOOLS = {"files", "identity", "images", "sharding", "progress"}
+BELOW_API = WORLD | PARTS | SAMPLERS | TOOLS | {"guidance", "generation", "weights", "config"}
 MAY_IMPORT = {
     "checks": set(),
     "files": set(),
-    "claims": {"files"},
-    "placement": set(),
+    "identity": {"files"},
+    "images": set(),
+    "progress": set(),
+    "sharding": set(),
     "schedules": set(),
+    "parameterizations": set(),
+    "models": set(),
+    "conditioners": set(),
+    "codecs": set(),
+    "process": {"schedules", "parameterizations"},
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},
-    "denoisers": {"schedules"},
-    "guidance": {"denoisers"},
-    "sampling": {"schedules", "plans", "denoisers"},
+    "denoisers": {"parameterizations"},
+    "sampling": {"plans", "denoisers"},
     "adaptive": {"schedules", "plans", "denoisers", "sampling"},
-    "models": set(),
-    "images": set(),
-    "labels": {"models", "pretrained"},
-    "progress": set(),
-    "pretrained": {"models", "schedules"},
-    "weights": {"models", "schedules", "pretrained", "files", "placement"},
-    "training": NETWORKS | {"claims", "files", "placement"},
-    "evaluation": NETWORKS | SAMPLERS | TOOLS,
-    "generation": {"models", "pretrained"} | SAMPLERS,
-    "request": {"schedules", "grids", "plans", "pretrained", "generation"},
+    "pretrained": {"schedules", "process", "models", "conditioners", "codecs"},
+    "guidance": {"parameterizations", "denoisers", "conditioners", "pretrained"},
+    "generation": SAMPLERS | {"conditioners", "guidance", "pretrained"},
+    "weights": WORLD | PARTS | {"files", "sharding"},
+    "config": WORLD | PARTS | SAMPLERS | {"guidance", "generation", "weights"},
     "api": BELOW_API,
     "compiled": BELOW_API | {"api"},
-    "jobs": BELOW_API | {"api", "compiled"},
+    "jobs": BELOW_API | {"compiled"},
+    "evaluation": SAMPLERS,
+    "training": WORLD | PARTS | {"files", "identity", "sharding", "weights"},
     "tuning": BELOW_API | {"evaluation"},
     "study": BELOW_API | {"training", "evaluation"},
     "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation", "training", "study", "tuning"},
@@ -97,7 +101,12 @@ def test_other_packages_stay_in_their_part():
 def test_models_and_samplers_do_not_know_each_other():
     samplers = {"grids", "plans", "denoisers", "guidance", "sampling"}
     assert not MAY_IMPORT["models"] & samplers
-    assert not any(MAY_IMPORT[name] & (NETWORKS - {"schedules"}) for name in samplers)
+    apart = SAMPLERS - {"schedules", "parameterizations"}
+    assert not any(MAY_IMPORT[name] & PARTS for name in apart)
+
+
+def test_only_the_command_line_imports_the_study():
+    assert [name for name, needs in MAY_IMPORT.items() if "study" in needs] == ["cli"]
 
 
 def test_files_are_short_and_named_for_what_they_hold():

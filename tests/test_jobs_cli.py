@@ -1,6 +1,5 @@
 """`skipjax generate`, `verify` and `export`, as people run them."""
 
-import hashlib
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ import tiny
 from command import refused
 from PIL import Image
 
-from skipjax import cli, jobs
+from skipjax import cli
 
 pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 SMALL = ["--num", "20", "--skip", "250", "--shard-size", "8", "--batch", "4"]
@@ -54,7 +53,14 @@ def test_a_job_is_drawn_verified_and_exported(work, checkpoint, capsys):
         for same in (shard["images"][i % 8], picture):
             np.testing.assert_array_equal(images[i], same)
         assert shard["labels"][i % 8] == labels[i]
+    cli.main(["export", "run", "--format", "png", "--flat"])
+    assert len(list((finished / "png").glob("*.png"))) == 20
+    assert (finished / "png/000019.png").read_bytes() == (
+        work / "pictures/000/000019.png"
+    ).read_bytes()
+    capsys.readouterr()
     cli.main(["verify", "run"])  # what was exported is no foreign file
+    assert capsys.readouterr().out == expected
 
 
 def test_verify_says_what_is_wrong(finished, capsys):
@@ -78,19 +84,6 @@ def test_verify_says_what_is_wrong(finished, capsys):
     assert "and so for 1 more; run the job again" in said
 
 
-def test_shards_that_hold_something_else_are_found(finished):
-    """Even where their checksums were made right."""
-    content = (finished / "shards/000000.npz").read_bytes()
-    (finished / "shards/000001.npz").write_bytes(content)
-    manifest = finished / "manifest/0.jsonl"
-    rows = list(map(json.loads, manifest.read_text().splitlines()))
-    rows[1]["sha256"] = hashlib.sha256(content).hexdigest()
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert jobs.verify(finished).faults == [
-        "shards/000001.npz holds 8 pictures, and not those of its ids"
-    ]
-
-
 def test_machines_are_told_in_json(checkpoint, capsys):
     generate(checkpoint, *SMALL, "--out", "run", "--json")
     said = capsys.readouterr()
@@ -106,7 +99,7 @@ def test_machines_are_told_in_json(checkpoint, capsys):
 def test_a_dry_run_tells_what_it_would_take_and_writes_nothing(work, checkpoint, capsys):
     generate(checkpoint, *SMALL, "--out", "run", "--dry-run")
     assert not list(work.iterdir())
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "20 pictures to draw, in 3 shards, 0.000 GB; 4 at a time, 0.00 GB on each" in said
     generate(checkpoint, *SMALL, "--out", "run", "--worker", 1, "--num-workers", 3)
     capsys.readouterr()
@@ -114,6 +107,30 @@ def test_a_dry_run_tells_what_it_would_take_and_writes_nothing(work, checkpoint,
     events = list(map(json.loads, capsys.readouterr().out.splitlines()))
     assert events[-1]["event"] == "estimate" and events[-1]["pictures"] == 12
     assert events[-1]["rate"] > 0 and 0 < events[-1]["bytes"] < 10_000
+
+
+def test_label_and_labels_are_one_option(checkpoint, capsys):
+    for option in ("--label", "--labels"):
+        generate(checkpoint, *SMALL, option, "dog", "cat", "--out", "run")
+    assert "run: nothing to draw; the job is finished" in capsys.readouterr().err
+    assert np.load("run/shards/000000.npz")["labels"].tolist() == [2, 0] * 4
+
+
+def test_pictures_that_are_not_square_are_drawn_and_exported(checkpoint, capsys):
+    size = ["--num", 4, "--skip", 500, "--batch", 4, "--size", 8, 16]
+    generate(checkpoint, *size, "--out", "npz")
+    generate(checkpoint, *size, "--out", "tar", "--format", "tar")
+    for run in ("npz", "tar"):
+        cli.main(["verify", run])
+        cli.main(["export", run])
+    of_npz, of_tar = (np.load(f"{run}/samples_4x8x16x3.npz")["arr_0"] for run in ("npz", "tar"))
+    np.testing.assert_array_equal(of_npz, of_tar)
+    cli.main(["export", "npz", "--format", "png", "--flat"])
+    with Image.open("npz/png/000003.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), of_npz[3])
+    cli.main(["sample", "--checkpoint", checkpoint, *map(str, size), "--out", "grid.png"])
+    with Image.open("grid.png") as grid:
+        assert grid.width > grid.height
 
 
 def test_the_environment_says_which_worker_it_is(checkpoint, capsys, monkeypatch):
@@ -152,5 +169,6 @@ def test_what_would_be_exported_over_something_is_refused(finished, capsys):
     for options, expected in (
         (["--format", "png"], "run/png is there already"),
         (["--out", "run"], "is a folder: name a file in it"),
+        (["--flat"], "flat is for png"),
     ):
         assert expected in refused(["export", "run", *options], capsys)

@@ -12,8 +12,8 @@ import tiny
 from processes import Process
 
 from skipjax import jobs
-from skipjax.jobs import Job
-from skipjax.jobs.reporting import Silence
+from skipjax.jobs import Job, Report, record, storage
+from skipjax.jobs.job import resolve
 
 GONE = 75
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def alone(job, tmp_path_factory):
     """What one process with one device draws."""
     out = tmp_path_factory.mktemp("alone") / "run"
     with compiling.in_a_hurry():
-        jobs.run(job, out, batch=16, devices=jax.local_devices()[:1], report=Silence())
+        jobs.run(job, out, batch=16, devices=jax.local_devices()[:1], report=Report())
     return files(out)
 
 
@@ -80,7 +80,7 @@ def test_two_draw_what_one_draws(job, alone, cache, tmp_path):
     leader, other = (process.said for process in processes)
     assert "64 pictures at a time" in leader and "200 pictures in" in leader
     assert "nothing to draw; the job is finished" in other and "Traceback" not in other + leader
-    assert not os.listdir(tmp_path / "run/workers") and not jobs.verify(tmp_path / "run").faults
+    assert not os.listdir(tmp_path / "run/claims") and not jobs.verify(tmp_path / "run").faults
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -112,4 +112,14 @@ def test_a_signal_to_one_stops_both_at_the_same_batch(job, cache, tmp_path):
     processes[1].send(signal.SIGTERM)
     assert [process.wait(20) for process in processes] == [143, 143]
     assert "SIGTERM: stopping" in processes[1].said
-    assert not os.listdir(tmp_path / "run/workers") and "F1" not in processes[0].said
+    assert not os.listdir(tmp_path / "run/claims") and "F1" not in processes[0].said
+
+
+def test_an_error_of_the_first_alone_ends_both(job, cache, tmp_path):
+    """Such as a disk that is full: the other is not left waiting."""
+    out = tmp_path / "run"
+    record.agree(storage.store(out), resolve(job))
+    (out / "claims").write_text("no folder")
+    leader, other = pair(job, out, cache)
+    assert leader.wait(60) == 2 and other.wait(30) == GONE, leader.said + other.said
+    assert "Errno" in leader.said and "Traceback" not in leader.said + other.said

@@ -1,6 +1,7 @@
 """A job whose files are damaged says so in a line each, and makes them again."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -8,7 +9,6 @@ from small_jobs import NUM, SHARDS, files, run
 
 from skipjax import jobs
 from skipjax.jobs import Job
-from skipjax.jobs.locks import Owner
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
@@ -18,11 +18,11 @@ KINDS = {
     "a flipped bit": (16, "shards/000001.npz is not what was written"),
     "deleted": (16, "shards/000001.npz is missing: made again"),
     "another shard in its place": (16, "is not what was written: its sha256 is another: made"),
-    "a manifest cut in the middle of a line": (8, "manifest/0.jsonl: lines that are cut"),
-    "no manifest": (40, "shards/000000.npz is not in the manifest: made again"),
-    "half-written files": (0, "4 half-written files removed"),
-    "a lock of one that died": (0, "40 of 40 pictures are there already"),
-    "a lease of one that died": (16, "shards/000001.npz is missing: made again"),
+    "a sidecar that is cut": (16, "shards/000001.npz has no sidecar that can be read: made again"),
+    "a sidecar of another job": (16, "shards/000001.npz has no sidecar that can be read"),
+    "no sidecar": (16, "shards/000001.npz has no sidecar that can be read: made again"),
+    "half-written files": (0, "3 half-written files removed"),
+    "a claim of one that died": (16, "shards/000001.npz is missing: made again"),
     "a foreign file": (0, "shards/notes.txt is no file of this job: left alone"),
 }
 
@@ -30,9 +30,8 @@ KINDS = {
 def damage(out, kind, number=1):
     """Damages a shard, or what stands beside it."""
     name = f"{number:06d}"
-    shard, manifest = out / "shards" / f"{name}.npz", out / "manifest" / "0.jsonl"
+    shard, sidecar = (out / "shards" / f"{name}.{end}" for end in ("npz", "json"))
     content = bytearray(shard.read_bytes())
-    dead = json.dumps(vars(Owner.here(1)) | {"born": "before"})
     match kind:
         case "truncated":
             shard.write_bytes(content[:100])
@@ -43,18 +42,20 @@ def damage(out, kind, number=1):
             shard.unlink()
         case "another shard in its place":
             shard.write_bytes((out / "shards" / SHARDS[0]).read_bytes())
-        case "a manifest cut in the middle of a line":
-            manifest.write_bytes(manifest.read_bytes()[:-30])
-        case "no manifest":
-            manifest.unlink()
+        case "a sidecar that is cut":
+            sidecar.write_bytes(sidecar.read_bytes()[:-30])
+        case "a sidecar of another job":
+            sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"job": "another"}))
+        case "no sidecar":
+            sidecar.unlink()
         case "half-written files":
-            for folder in ("shards", "manifest", ".", "workers"):
+            for folder in ("shards", "claims", "."):
                 (out / folder / f".{name}.npz.token.tmp").write_bytes(b"half")
-        case "a lock of one that died":
-            (out / "workers" / "0.json").write_text(dead)
-        case "a lease of one that died":
-            (out / "leases").mkdir(exist_ok=True)
-            (out / "leases" / f"{name}.json").write_text(dead)
+                os.utime(out / folder / f".{name}.npz.token.tmp", (0, 0))
+        case "a claim of one that died":
+            (out / "claims" / f"{name}.json").write_text(
+                json.dumps({"worker": 7, "token": "dead", "lifetime": 60, "renewed": 0})
+            )
             shard.unlink()
         case "a foreign file":
             (out / "shards" / "notes.txt").write_text("mine")
@@ -64,7 +65,7 @@ def check(job, out, whole, foreign):
     """Whether all is mended, and stays so."""
     assert files(out) == whole | foreign
     assert not list(out.rglob("*.tmp")) and not jobs.verify(out).faults
-    assert not list(out.glob("leases/*")) and not list(out.glob("workers/*"))
+    assert not list(out.glob("claims/*"))
     outcome, told = run(job, out)
     assert outcome.pictures == 0 and len(told.lines) == 1 + bool(foreign)
 
@@ -78,25 +79,25 @@ def test_all_kinds_of_damage_at_once_are_told_in_a_line_and_mended(job, tmp_path
         (2, "a flipped bit"),
         (3, "deleted"),
         (4, "another shard in its place"),
-        (5, "a lease of one that died"),
+        (5, "a claim of one that died"),
         (6, "half-written files"),
         (7, "a foreign file"),
-        (8, "a lock of one that died"),
-        (9, "a manifest cut in the middle of a line"),
+        (8, "a sidecar that is cut"),
+        (9, "no sidecar"),
     ):
         damage(out, kind, number)
     outcome, told = run(job, out)
-    assert outcome.pictures == 6 * 4 and outcome.missing == 0
+    assert outcome.pictures == 7 * 4 and outcome.missing == 0
     for said in (
         "shards/000001.npz has 100 bytes instead of 1,",
         "shards/000002.npz is not what was written: its sha256 is another: made again",
         "shards/000003.npz is missing: made again",
         "shards/000004.npz is not what was written: its sha256 is another: made again",
         "shards/000005.npz is missing: made again",
-        "shards/000009.npz is not in the manifest: made again",
-        "manifest/0.jsonl: lines that are cut",
-        "4 half-written files removed",
-        "16 of 40 pictures are there already",
+        "shards/000008.npz has no sidecar that can be read: made again",
+        "shards/000009.npz has no sidecar that can be read: made again",
+        "3 half-written files removed",
+        "12 of 40 pictures are there already",
         "shards/notes.txt is no file of this job: left alone",
     ):
         assert sum(said in line for line in told.lines) == 1, (said, told.lines)
@@ -117,7 +118,8 @@ def test_damage_is_told_in_a_line_and_mended(job, finished, tmp_path, kind):
 def test_many_faults_are_counted_and_not_all_listed(job, tmp_path):
     single = Job(**vars(job) | {"shard_size": 1})
     run(single, tmp_path / "run")
-    (tmp_path / "run/manifest/0.jsonl").unlink()
+    for path in (tmp_path / "run/shards").glob("*.json"):
+        path.unlink()
     outcome, told = run(single, tmp_path / "run")
     assert outcome.pictures == NUM and "and 30 more are made again" in told
-    assert sum("is not in the manifest" in line for line in told.lines) == 10
+    assert sum("has no sidecar" in line for line in told.lines) == 10

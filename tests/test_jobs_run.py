@@ -1,21 +1,17 @@
 """A worker from start to end: what it draws, keeps and tells."""
 
 import json
-import os
-import threading
 import uuid
-from contextlib import ExitStack
-from importlib import import_module
 
 import numpy as np
 import pytest
-from small_jobs import NUM, ONE, SHARDS, Told, files, run
+from small_jobs import NUM, ONE, SHARDS, Told, files, run, sidecars
 
 import skipjax
 from skipjax import jobs
-from skipjax.jobs import locks, storage
 from skipjax.jobs import program as programs
-from skipjax.jobs.locks import Owner
+from skipjax.jobs import storage
+from skipjax.jobs.claims import Claims
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
@@ -37,7 +33,7 @@ def test_what_happened_is_told_and_kept(first):
     assert outcome.pictures == told.pictures == told.total == NUM and told.done == 0
     assert outcome.missing == outcome.code == 0 and outcome.seconds > 0
     assert [event for event, _ in told.events] == ["start", "compiled", *["shard"] * 3]
-    rows = list(map(json.loads, (out / "manifest/0.jsonl").read_text().splitlines()))
+    rows = sidecars(out)
     assert [facts for event, facts in told.events if event == "shard"] == rows
     assert [(row["shard"], row["start"], row["count"]) for row in rows] == [
         (0, 0, 16), (1, 16, 16), (2, 32, 8),
@@ -54,7 +50,7 @@ def test_a_finished_job_is_left_as_it_is(job, finished, monkeypatch):
     outcome, told = run(job, finished)
     assert outcome == (0, 0, 0, 0) and str(outcome) == "nothing to draw; the job is finished"
     assert "worker 0 of 1, 40 of 40 pictures are there already" in told
-    assert files(finished) == before and os.listdir(finished / "workers") == []
+    assert files(finished) == before and not list((finished / "claims").iterdir())
 
 
 @pytest.mark.parametrize("options", [{"batch": 1}, {"devices": None, "batch": 8, "split": 4}])
@@ -74,53 +70,42 @@ def test_workers_share_a_job(job, finished, tmp_path):
     assert not jobs.verify(tmp_path / "run").faults
 
 
-def test_a_worker_steals_from_the_dead_and_not_from_the_living(
-    job, finished, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(locks, "BEAT", 0.05)
-    store, alive = storage.store(tmp_path / "run"), []
-    with ExitStack() as life:
-        # Worker 2 lives, and has nothing to do but shard 2: the thief waits until it is dead.
-        life.enter_context(locks.Lock(store, "2", Owner.here(3), lambda: None))
+def test_a_worker_steals_what_nobody_claims(job, finished, tmp_path):
+    """Shards of the dead and the slow; and of a living one that has claimed, when it lets go."""
+    out, seen = tmp_path / "run", []
+    with Claims(storage.store(out), 2) as slow:
 
         class Thief(Told):
+            def begin(self, total, done):
+                super().begin(total, done)
+                assert slow.take(2)
+
             def say(self, event, text, **facts):
-                if event == "shard" and facts["shard"] == 1:
-                    alive.append(sorted(files(tmp_path / "run")))
-                    life.close()
+                if event == "shard":
+                    seen.append(facts["shard"])
+                    if facts["shard"] == 1:
+                        slow.release(2)
 
         outcome = jobs.run(
-            job, tmp_path / "run", worker=0, num_workers=3, steal=True, batch=8, devices=ONE,
-            report=Thief(),
-        )  # fmt: skip
-    assert alive == [SHARDS[:2]]
-    assert outcome.pictures == NUM and outcome.missing == 0
-    assert files(tmp_path / "run") == files(finished)
-    assert not os.listdir(tmp_path / "run/leases")
+            job, out, worker=0, num_workers=3, steal=True, batch=8, devices=ONE, report=Thief()
+        )
+    assert seen == [0, 1, 2] and outcome.missing == 0
+    assert outcome.pictures == NUM and files(out) == files(finished)
+    assert not list((out / "claims").iterdir()) and not jobs.verify(out).faults
 
 
-def test_a_lock_that_is_taken_away_ends_the_run(job, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT", 0.01)
-    out, lost = tmp_path / "run", threading.Event()
+def test_two_that_are_started_alike_do_no_harm(job, finished, tmp_path):
+    """Each takes the other's claims for those of its own former life, and both draw all."""
+    out = tmp_path / "run"
 
-    class Lock(locks.Lock):
-        def __init__(self, store, name, owner, on_lost):
-            super().__init__(store, name, owner, lambda: (on_lost(), lost.set()))
+    class Twin(Told):
+        def begin(self, total, done):
+            super().begin(total, done)
+            self.other, _ = run(job, out)
 
-    monkeypatch.setattr(import_module("skipjax.jobs.run"), "Lock", Lock)
-
-    class Thief(Told):
-        def drawn(self, num):
-            super().drawn(num)
-            theirs = vars(Owner.here(1)) | {"space": "elsewhere"}
-            for _ in range(500):  # again, where a sign of life was written over it
-                storage.store(out).put("workers/0.json", json.dumps(theirs).encode())
-                if lost.wait(0.02):
-                    return
-
-    with pytest.raises(jobs.Lost, match="another process took the place of worker 0 of 1"):
-        jobs.run(job, out, batch=8, devices=ONE, report=Thief())
-    assert files(out).items() <= files(finished).items()
+    outcome = jobs.run(job, out, batch=8, devices=ONE, report=(twin := Twin()))
+    assert twin.other.pictures == NUM and outcome.missing == 0
+    assert files(out) == files(finished) and not jobs.verify(out).faults
 
 
 @pytest.mark.parametrize("kind", ["url", "file url"])
@@ -132,9 +117,9 @@ def test_a_job_may_be_kept_anywhere_that_fsspec_knows(job, finished, tmp_path, k
         ours = storage.read(store, f"shards/{name}")
         assert ours == (finished / "shards" / name).read_bytes()
     store.remove(f"shards/{SHARDS[1]}")
-    store.append("manifest/0.jsonl", b'{"cut')
+    store.put("shards/000002.json", b'{"cut')
     outcome, told = run(job, out)
-    assert outcome.pictures == 16 and "lines that are cut" in told
+    assert outcome.pictures == 24 and "000002.npz has no sidecar that can be read" in told
     assert not jobs.verify(out).faults
     done = jobs.export(out, out=tmp_path / "all.npz")
     assert done.pictures == NUM

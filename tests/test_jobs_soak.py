@@ -12,8 +12,7 @@ import tiny
 from processes import Process
 
 from skipjax import jobs
-from skipjax.jobs import Job
-from skipjax.jobs.reporting import Silence
+from skipjax.jobs import Job, Report
 
 NUM, SIZE, KILLS = 1000, 10, 50
 SHARDS = NUM // SIZE
@@ -41,7 +40,7 @@ def job(checkpoint):
 def whole(job, tmp_path_factory):
     """The files of a job that ran through, on one device in batches of 16."""
     out = tmp_path_factory.mktemp("through") / "run"
-    jobs.run(job, out, batch=16, devices=jax.local_devices()[:1], report=Silence())
+    jobs.run(job, out, batch=16, devices=jax.local_devices()[:1], report=Report())
     return files(out)
 
 

@@ -34,7 +34,7 @@ def poisoned(monkeypatch, bad):
 def test_a_picture_that_is_not_finite_stops_the_job(job, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         poisoned(patch, [21, 35])
-        with pytest.raises(FloatingPointError, match="pictures 21 are NaN or infinite"):
+        with pytest.raises(FloatingPointError, match="samples 21 are NaN or infinite"):
             run(job, tmp_path / "run")
     assert files(tmp_path / "run") == {SHARDS[0]: files(finished)[SHARDS[0]]}
     run(job, tmp_path / "run")
@@ -69,10 +69,10 @@ def short_of_memory(monkeypatch, most, where):
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
 
     class Short(Compiled):
-        def __init__(self, params, plan, key, like, *options, **more):
+        def __init__(self, sampler, key, like, *devices):
             self.size, self.memory = len(like.ids), None
             if self.size <= most:
-                super().__init__(params, plan, key, like, *options, **more)
+                super().__init__(sampler, key, like, *devices)
             elif where == "compiling":
                 raise error
 

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from skipjax import grids, schedules
+from skipjax.parameterizations import PARAMETERIZATIONS
 from skipjax.schedules import Schedule
 from skipjax.training import losses, objective
 from skipjax.training.run import Run
@@ -114,33 +115,33 @@ def test_min_snr_weighs_the_error_of_x_0_whatever_is_predicted():
     of_x_0 = np.minimum((alpha / sigma) ** 2, 4.0)
     # How far x_0 moves with what is predicted.
     for prediction, slope in {"eps": sigma / alpha, "x_0": 1.0, "v": sigma}.items():
-        weight = losses.min_snr_weight(schedule, prediction, 4.0)
+        weight = losses.min_snr_weight(schedule, PARAMETERIZATIONS[prediction], 4.0)
         np.testing.assert_allclose(weight, of_x_0 * slope**2, rtol=1e-6, err_msg=prediction)
 
 
-@pytest.mark.parametrize("prediction", objective.PREDICTIONS)
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
 def test_min_snr_hybrid_weights_the_error_and_leaves_the_bound(prediction):
-    run = Run(unet=tiny.config(), loss="min_snr_hybrid", prediction=prediction, gamma=3.0)
+    run = Run(network=tiny.config(), loss="min_snr_hybrid", prediction=prediction, gamma=3.0)
     t = jnp.asarray([0, 100, 500, 999])
     output, x_0, eps = jnp.split(jax.random.normal(jax.random.key(0), (4, 8, 8, 12)), [6, 9], -1)
-    x_t = diffuse(losses.chain(run.process), x_0, t, eps)
+    x_t = diffuse(losses.chain(run.process.schedule), x_0, t, eps)
 
     def of(loss):
         tables = objective.tables(replace(run, loss=loss))
-        return objective.evaluate(loss, prediction, tables, output, x_0, x_t, t, eps, eps)
+        return objective.evaluate(loss, run.process.row, tables, output, x_0, x_t, t, eps, eps)
 
     plain, weighted = of("hybrid"), of("min_snr_hybrid")
     np.testing.assert_array_equal(weighted.bound, plain.bound)
     np.testing.assert_array_equal(weighted.mse, plain.mse)
-    weight = losses.min_snr_weight(run.process, prediction, 3.0)[t]
+    weight = losses.min_snr_weight(run.process.schedule, run.process.row, 3.0)[t]
     expected = weight * plain.mse + plain.bound
     np.testing.assert_allclose(weighted.total, expected, rtol=1e-6)
-    assert run.spec().variance == "learned_range"
+    assert run.model().process.variance == "learned_range"
 
 
 def test_min_snr_hybrid_is_checked_like_its_parts():
-    run = Run(unet=tiny.config(), loss="min_snr_hybrid")
+    run = Run(network=tiny.config(), loss="min_snr_hybrid")
     with pytest.raises(ValueError, match="gamma is 0.0"):
         replace(run, gamma=0.0)
     with pytest.raises(ValueError, match="has 3 output channels, .*'min_snr_hybrid' .* wants 6"):
-        replace(run, unet=replace(tiny.config(), out_channels=3))
+        replace(run, network=replace(tiny.config(), out_channels=3))

@@ -53,8 +53,7 @@ def test_pictures_are_cut_scaled_and_put_on_white_where_that_is_asked(tmp_path):
 
 REFUSED = [
     ({}, "holds no picture"),
-    ({"a.png": {}, "b.png": {"size": (9, 9)}}, "not squares of one size .*1 of 8 x 8"),
-    ({"a.png": {"size": (9, 8)}}, "not squares"),
+    ({"a.png": {}, "b.png": {"size": (9, 9)}}, "not of one size .*1 of 8 x 8"),
     ({"a.png": {}, "b.png": {"mode": "L"}}, "mode 1 RGB, 1 L: say RGB or L"),
     ({"a.png": {"mode": "RGBA"}}, "mode 1 RGBA"),
     ({"a.png": {}, "dogs/b.png": {}}, "1 pictures beside the folders dogs"),
@@ -116,8 +115,8 @@ def test_each_picture_is_seen_once_before_any_is_seen_again_and_in_another_order
     seen = np.concatenate([batches[i][0][:, 0, 0, 0] for i in range(15)]).reshape(6, num)
     assert all(sorted(epoch) == list(range(num)) for epoch in seen.tolist())
     assert len({tuple(epoch) for epoch in seen.tolist()}) == 6
-    images, labels = batches[3]
-    np.testing.assert_array_equal(images[:, 0, 0, 0] % 3, labels)
+    images, condition = batches[3]
+    np.testing.assert_array_equal(images[:, 0, 0, 0] % 3, condition["label"])
     other = Batches(numbered(num), batch, seed=2, steps=15)
     assert any((batches[i][0] != other[i][0]).any() for i in range(3))
 

@@ -35,15 +35,16 @@ def test_repr_says_method_nfe_history_and_noise():
         ),
     ]:
         assert repr(plan) == text
-        assert repr(jax.tree.map(jnp.asarray, plan)) == text
+        of_none = repr(replace(plan, origin=None))
+        assert repr(jax.tree.map(jnp.asarray, plan)) == of_none
 
 
 def test_repr_of_stacked_and_of_traced_plans():
     stacked = jax.tree.map(lambda c: np.stack([c, c, c]), plans.ddim(LINEAR, TIMES, 1.0))
-    assert repr(stacked) == "Plan(3 x ddim, 10 NFE, K = 1, x_0, noise in 9 rows)"
+    assert repr(stacked) == "Plan(3 x of your own, 10 NFE, K = 1, x_0, noise in 9 rows)"
     said = []
     jax.jit(lambda plan: said.append(repr(plan)))(plans.ddim(LINEAR, TIMES))
-    assert said == ["Plan(ddim, 10 NFE, K = 1, x_0, traced)"]
+    assert said == ["Plan(of your own, 10 NFE, K = 1, x_0, traced)"]
 
 
 def test_matrix_gives_every_point_from_the_start_and_the_predictions():
@@ -79,7 +80,7 @@ def test_json_gives_the_same_plan_bit_by_bit():
         assert repr(again) == repr(plan)
         assert (again.origin.method, again.origin.end) == (name, schedules.DATA)
         assert again.belongs(LINEAR) and not again.belongs(cosine), name
-        for column in (*COLUMNS, "steer", "shift"):
+        for column in (*COLUMNS, "guide_eps", "guide_mean"):
             assert (getattr(plan, column) == getattr(again, column)).all(), f"{name}, {column}"
         assert again.log_variance is None, name
 
@@ -87,7 +88,7 @@ def test_json_gives_the_same_plan_bit_by_bit():
 def test_json_carries_a_learned_variance_and_guidance_of_the_mean():
     plan = plans.ddpm(LINEAR, TIMES, "learned_range")
     again = Plan.from_json(plan.to_json())
-    assert (again.log_variance == plan.log_variance).all() and again.shift.any()
+    assert (again.log_variance == plan.log_variance).all() and again.guide_mean.any()
 
 
 def test_json_is_versioned_text_with_a_column_a_line():
@@ -213,14 +214,32 @@ def test_plans_that_differ_in_kind_are_not_stacked(subtests):
             plans.stack(many)
 
 
-def test_a_plan_remembers_its_schedule_through_maps_and_renaming():
-    plan = plans.ddim(schedules.cosine(), TIMES)
-    mapped = jax.tree.map(jnp.asarray, plan).named("mine")
-    assert mapped.belongs(schedules.cosine()) and not mapped.belongs(LINEAR)
-    assert mapped.origin.method == "mine" and plan.origin.method == "ddim"
-    assert replace(plan, origin=None).belongs(LINEAR)
-    with pytest.raises(ValueError, match="no method to be named"):
-        replace(plan, origin=None).named("mine")
+def test_an_origin_is_dropped_by_jit_and_never_invented():
+    run = jax.jit(chex.assert_max_traces(lambda plan: plan, 1))
+    for schedule in (schedules.cosine(), LINEAR):
+        plan = plans.ddim(schedule, TIMES)
+        assert plan.belongs(schedule) and plan.named("mine").origin.method == "mine"
+        for gone in (run(plan), jax.tree.map(jnp.asarray, plan)):
+            assert gone.origin is None and gone.belongs(schedule)
+            with pytest.raises(ValueError, match="no method to be named"):
+                gone.named("mine")
+    assert not plans.ddim(schedules.cosine(), TIMES).belongs(LINEAR)
+
+
+def test_a_plan_may_say_the_noise_it_starts_from():
+    plan = replace(plans.ddim(LINEAR, TIMES), prior_std=np.float64(14.6))
+    assert Plan.from_json(plan.to_json()).prior_std == 14.6
+    assert plans.ddim(LINEAR, TIMES).prior_std is None
+    assert plans.stack([plan, plan]).prior_std.tolist() == [14.6, 14.6]
+    x, keys = jnp.ones((3, 2)), jax.random.split(jax.random.key(0), 3)
+    ours, plain = (integrate(p, denoise, x, keys) for p in (plan, replace(plan, prior_std=None)))
+    assert (ours == plain).all()
+
+
+def test_files_with_the_older_names_of_columns_are_read():
+    plan = plans.ddpm(LINEAR, TIMES)
+    text = plan.to_json().replace("guide_eps", "steer").replace("guide_mean", "shift")
+    assert (Plan.from_json(text).guide_mean == plan.guide_mean).all()
 
 
 def test_a_plan_of_another_schedule_is_refused_by_sample():

@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import api, plans, request, schedules
+from skipjax import SampleConfig, api, plans, schedules
+from skipjax.config import resolve
 
 KEY = jax.random.key(0)
 SMALL = np.zeros((4, 8, 8, 3), np.float32)
@@ -52,17 +53,24 @@ def refused(message, params, error=ValueError, **options):
 
 def test_a_plan_replaces_all_that_writes_one(params):
     plan = plans.skipped(params.schedule, 250)
-    message = "plan is given, and skip, cutoff, steps or variance too, which it replaces: drop one"
     for other in (
-        {"skip": 50}, {"cutoff": 1}, {"steps": "4"}, {"steps": ""}, {"variance": "small"}
-    ):  # fmt: skip
+        {"skip": 50},
+        {"skip": 20},
+        {"cutoff": 0},
+        {"steps": "4"},
+        {"steps": ""},
+        {"variance": "small"},
+        {"eta": 0.0},
+        {"skip": 20, "cutoff": 9},
+    ):
+        message = f"plan is given, and {' and '.join(other)} too, which it replaces: drop one"
         refused(message, params, plan=plan, **other)
 
 
 def test_an_option_that_does_not_fit_the_network_is_named(params, subtests):
     for options, message in (
-        ({"steps": "4", "skip": 50}, "steps is given, and skip or cutoff too, which it replaces"),
-        ({"steps": "4", "cutoff": 9}, "steps is given, and skip or cutoff too, which it replaces"),
+        ({"steps": "4", "skip": 50}, "steps is given, and skip too, which it replaces"),
+        ({"steps": "4", "cutoff": 9}, "steps is given, and cutoff too, which it replaces"),
         ({"steps": 0}, "steps is 0: it must be a whole number from 1 on, or a string of ADM's"),
         ({"steps": [4, 5]}, "steps is [4, 5]: it must be a whole number from 1 on, or a string"),
         ({"steps": "four"}, "steps 'four' is not a respacing"),
@@ -79,7 +87,7 @@ def test_an_option_that_does_not_fit_the_network_is_named(params, subtests):
 
 
 def test_a_network_that_learns_no_variance_is_not_asked_for_it():
-    params = skipjax.Pretrained({}, skipjax.Spec("plain", tiny.config(out_channels=3)))
+    params = tiny.model(tiny.config(out_channels=3), "plain")
     message = "asks for a learned variance, and plain predicts none: take variance 'small' or"
     for variance in ("learned_range", "learned"):
         refused(message, params, variance=variance)
@@ -105,10 +113,9 @@ def test_where_x_is_noise_alone_eps_and_score_say_nothing(subtests):
     for name, schedule in (("flow", "rectified_flow"), ("betas", zero_snr_betas())):
         for prediction in ("eps", "score"):
             with subtests.test(schedule=name, prediction=prediction):
-                spec = skipjax.Spec(
-                    "blind", tiny.config(), schedule=schedule, prediction=prediction
+                params = tiny.model(
+                    tiny.config(), "blind", {}, schedule=schedule, prediction=prediction
                 )
-                params = skipjax.Pretrained({}, spec)
                 message = (
                     "the plan calls the network where x is noise alone (zero SNR), and blind "
                     f"predicts {prediction}, which says nothing of x_0 there: give a plan that "
@@ -118,10 +125,11 @@ def test_where_x_is_noise_alone_eps_and_score_say_nothing(subtests):
                 refused(message, params, steps="5")
                 refused(message, params, plan=plans.ddim(params.schedule, [999, 500]))
                 later = plans.ddim(params.schedule, [998, 500])
-                assert request.plan(params, 20, 0, None, None, later) is later
+                assert resolve(params, SampleConfig(plan=later)).plan is later
                 for other in ("x_0", "velocity"):
-                    seeing = skipjax.Pretrained({}, dataclasses.replace(spec, prediction=other))
-                    assert request.plan(seeing, 20, 0, None, None, None).alpha[0] == 0
+                    process = params.process.replace(parameterization=other)
+                    seeing = params.replace(process=process)
+                    assert resolve(seeing, SampleConfig()).plan.alpha[0] == 0
 
 
 def test_guidance_is_one_finite_number(free, classifier, subtests):
@@ -142,7 +150,6 @@ def test_an_interval_is_two_times(free, subtests):
 def test_a_classifier_is_one(params, upsampler, classifier):
     for what, bad in (
         ("a dict", classifier.params),
-        ("a str", "classifier.pt"),
         ("tiny_upsampler, a network that denoises", upsampler),
     ):
         message = f"classifier is {what}: pass what skipjax.load gives for a classifier"
@@ -155,18 +162,21 @@ def test_a_classifier_is_one(params, upsampler, classifier):
 
 def test_a_classifier_fits_the_network(params, free, subtests):
     betas = (0.01,) * 999 + (0.02,)
-    for network, spec, message in (
-        ({"image_size": 16}, {}, "pictures of side 16, and 8 is needed"),
-        ({"in_channels": 1}, {}, "channels 1, and 3 is needed"),
-        ({"out_channels": 5}, {}, "classes 5, and 3 is needed"),
-        ({}, {"schedule": "cosine"}, "the schedule cosine, and linear is needed"),
-        ({}, {"T": 4000}, "T 4000, and 1000 is needed"),
-        ({}, {"schedule": betas}, "the schedule of betas 0.01 ... 0.02, and linear is needed"),
+    needed = "and linear, T = 1000 is needed"
+    for network, schedule, message in (
+        ({"image_size": 16}, None, "samples of shape (16, 16, 3), and (8, 8, 3) is needed"),
+        ({"in_channels": 1}, None, "samples of shape (8, 8, 1), and (8, 8, 3) is needed"),
+        ({"out_channels": 5}, None, "classes 5, and 3 is needed"),
+        ({}, schedules.cosine(), f"the schedule cosine, T = 1000, {needed}"),
+        ({}, schedules.linear(4000), f"the schedule linear, T = 4000, {needed}"),
+        ({}, betas, "the schedule alpha 0.995 .. 0.006537, sigma 0.1 .. 1, T = 1000, and linear"),
     ):
-        made = tiny.classifier(**network)
-        misfit = dataclasses.replace(made, spec=dataclasses.replace(made.spec, **spec))
+        misfit = tiny.classifier(**network)
+        if schedule is not None:
+            process = misfit.process.replace(schedule=schedule)
+            misfit = dataclasses.replace(misfit, process=process)
         for guided in (params, free):
-            with subtests.test(message, guided=guided.spec.classes):
+            with subtests.test(message, guided=guided.labels.classes):
                 said = f"classifier tiny_classifier does not fit tiny: {message}"
                 refused(said, guided, classifier=misfit)
 
@@ -186,9 +196,9 @@ def test_a_classifier_guides_towards_no_null_label(free, classifier):
 
 
 def test_a_network_that_enlarges_needs_what_to_enlarge(upsampler):
-    message = "tiny_upsampler enlarges pictures: give them as low_res, [num, 8, 8, 3]"
+    message = "the network enlarges pictures: give them as low_res, [num, 8, 8, 3]"
     refused(message, upsampler)
-    any_side = skipjax.Pretrained({}, dataclasses.replace(upsampler.spec, low_res=None))
+    any_side = tiny.upsampler(low_res=None)
     refused("enlarges pictures: give them as low_res, [num, h, w, 3]", any_side)
 
 
@@ -196,7 +206,7 @@ def test_pictures_to_enlarge_have_their_shape(upsampler):
     for shape in (
         (4, 8, 8), (8, 8, 3), (4, 16, 16, 3), (4, 8, 4, 3), (4, 8, 8, 1), (0, 8, 8, 3), ()
     ):  # fmt: skip
-        message = f"low_res is {shape}: tiny_upsampler takes [num, 8, 8, 3]"
+        message = f"low_res is {shape}: the network takes [num, 8, 8, 3]"
         refused(message, upsampler, low_res=np.zeros(shape, np.float32))
 
 
@@ -225,9 +235,7 @@ def test_as_many_are_drawn_as_are_enlarged(upsampler):
 def test_a_classifier_cannot_guide_where_x_is_noise_alone(classifier):
     betas = (0.1, 0.2, 1.0)
     params = tiny.pretrained(schedule=betas, T=3, prediction="v")
-    of_them = dataclasses.replace(
-        classifier, spec=dataclasses.replace(classifier.spec, schedule=betas, T=3)
-    )
+    of_them = dataclasses.replace(classifier, process=params.process)
     plan = plans.ddim(params.schedule, [2, 1, 0])
     message = "a classifier is given, and the plan calls the network where x is noise alone"
     refused(message, params, plan=plan, classifier=of_them)

@@ -1,7 +1,6 @@
 """What the options of `skipjax.sample` draw: samplers, schedules, predictions, labels."""
 
 import dataclasses
-from functools import partial
 
 import chex
 import jax
@@ -12,11 +11,15 @@ import tiny
 from told import Told
 
 import skipjax
-from skipjax import denoisers, generation, grids, labels, plans, pretrained, request
+from skipjax import SampleConfig, denoisers, generation, grids, guidance, plans
+from skipjax.conditioners import Labels
+from skipjax.config import resolve
+from skipjax.parameterizations import PARAMETERIZATIONS
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 KEY = jax.random.key(3)
+LABEL = {"label": jnp.zeros(1, int)}
 BETAS = (0.1, 0.2, 0.3, 0.4)
 VARIANCES = ("small", "large", "learned_range", "learned")
 
@@ -59,23 +62,23 @@ def test_a_network_draws_with_the_variance_that_it_was_made_for():
                 (None, plans.skipped(params.schedule, 20, 0, drawn)),
                 ("25", plans.respaced(params.schedule, "25", drawn)),
             ):
-                chex.assert_trees_all_equal(request.plan(params, 20, 0, steps, asked, None), plan)
+                config = SampleConfig(steps=steps, variance=asked)
+                chex.assert_trees_all_equal(resolve(params, config).plan, plan)
 
 
 def test_every_prediction_is_read_as_such(monkeypatch, subtests):
     Told(monkeypatch)
     x = jnp.full((1, 8, 8, 3), 0.3)
     for schedule in ("linear", "sigmoid", "rectified_flow", BETAS):
-        for prediction in pretrained.PREDICTIONS:
+        for prediction in PARAMETERIZATIONS.keys() - {"edm"}:
             if (schedule, prediction) == ("rectified_flow", "v"):
                 continue
             T = len(schedule) if isinstance(schedule, tuple) else 1000
-            spec = skipjax.Spec("other", tiny.config(), schedule, T, prediction)
-            params = skipjax.Pretrained({}, spec)
+            params = tiny.pretrained(schedule=schedule, T=T, prediction=prediction)
             alpha, sigma = params.schedule.at(2)
             point = denoisers.Point(2.0, alpha, sigma)
             with subtests.test(schedule=schedule, prediction=prediction), jax.disable_jit():
-                said = generation.denoiser(params, jnp.zeros(1, int), clip=False)(x, point)
+                said = generation.denoiser(params, LABEL, transform=denoisers.unchanged)(x, point)
                 x_0, eps = np.asarray(said.x_0), np.asarray(said.eps)
                 output = {
                     "eps": eps,
@@ -94,15 +97,14 @@ def test_predictions_are_clipped_or_thresholded_or_neither(params, monkeypatch):
     x[0, :2] = 0.4
 
     def predicted(**options):
-        denoise = generation.denoiser(params, jnp.zeros(1, int), **options)
+        denoise = generation.denoiser(params, LABEL, **options)
         return jax.jit(lambda x: denoise(x, point).x_0)(x)
 
-    free = predicted(clip=False)
+    free = predicted(transform=denoisers.unchanged)
     np.testing.assert_allclose(free, (x - 0.6 * x) / 0.8, atol=1e-5)
     np.testing.assert_allclose(predicted(), np.clip(free, -1, 1), atol=1e-6)
-    for clip in (True, False):
-        least = predicted(clip=clip, threshold=0.9)  # nine tenths are no more than 1.5
-        np.testing.assert_allclose(least, free / 1.5, atol=1e-5)
+    least = predicted(transform=denoisers.Threshold(0.9))  # nine tenths are no more than 1.5
+    np.testing.assert_allclose(least, free / 1.5, atol=1e-5)
 
 
 def test_what_is_drawn_can_be_differentiated(params, monkeypatch):
@@ -113,8 +115,8 @@ def test_what_is_drawn_can_be_differentiated(params, monkeypatch):
     @jax.jit
     def brightness(noise):
         changed = dataclasses.replace(plan, noise=noise)
-        nothing = skipjax.Pretrained({}, params.spec)
-        return skipjax.generate.__wrapped__(nothing, changed, KEY, ids, label, clip=False).mean()
+        free = {"transform": denoisers.unchanged}
+        return skipjax.generate(params, changed, KEY, ids, {"label": label}, **free).mean()
 
     mean, slope = jax.jit(jax.value_and_grad(brightness))(plan.noise)
     np.testing.assert_allclose(mean, brightness(plan.noise), rtol=1e-6)
@@ -125,12 +127,13 @@ def test_what_is_drawn_can_be_differentiated(params, monkeypatch):
 
 
 def test_networks_are_told_rescaled_times(monkeypatch):
+    classifier = tiny.classifier()
+    models = [tiny.pretrained(T=4000, rescale_timesteps=rescale) for rescale in (True, False)]
     told = Told(monkeypatch)
-    guide = generation.Guide(1.0, (400.0, 600.0), tiny.classifier())
-    for rescale, told_t in ((True, 125.0), (False, 500.0)):
-        spec = skipjax.Spec("tiny", tiny.config(), T=4000, rescale_timesteps=rescale)
-        params = skipjax.Pretrained({}, spec)
-        denoise = generation.denoiser(params, jnp.zeros(1, int), guide=guide)
+    for params, told_t in zip(models, (125.0, 500.0), strict=True):
+        by = dataclasses.replace(classifier, process=params.process)
+        guide = guidance.ByClassifier(by, 1.0, (400.0, 600.0))
+        denoise = generation.denoiser(params, LABEL, guidance=guide)
         said = told.of(denoise, np.ones((1, 8, 8, 3)), denoisers.Point(500.0, 0.8, 0.6))
         assert said.keys() == {("UNetConfig", 1), ("ClassifierConfig", 1)}
         assert all(network["t"] == told_t for network in said.values())
@@ -138,25 +141,24 @@ def test_networks_are_told_rescaled_times(monkeypatch):
 
 def test_betas_of_a_user_s_own_are_the_schedule(params):
     betas = np.linspace(1e-4, 0.02, 1000)
-    spec = dataclasses.replace(params.spec, schedule=betas)
-    assert spec == dataclasses.replace(params.spec, schedule=betas.tolist())
-    assert hash(spec) == hash(dataclasses.replace(params.spec, schedule=tuple(betas)))
-    own = skipjax.Pretrained(params.params, spec)
+    process = params.process.replace(schedule=betas)
+    assert process == params.process.replace(schedule=betas.tolist())
+    assert hash(process) == hash(params.process.replace(schedule=tuple(betas)))
+    own = params.replace(process=process)
     np.testing.assert_array_equal(own.schedule.alpha, params.schedule.alpha)
     np.testing.assert_array_equal(sample(own), sample(params))
 
 
 def test_the_null_label_is_neither_drawn_nor_named():
-    draw = partial(labels.resolve, key=KEY, ids=np.arange(300), label=None)
     for null in (0, 1, 3):
-        spec = tiny.pretrained(num_classes=4, null_label=null).spec
+        labels = Labels(4, tiny.NAMES, null)
         others = np.delete(np.arange(4), null)
-        drawn = draw(spec)
+        drawn = labels.encode({}, KEY, np.arange(300))["label"]
         assert np.bincount(drawn, minlength=4)[others].min() > 60 and null not in drawn
-        assert [labels.number(spec, name) for name in tiny.NAMES] == others.tolist()
-        assert labels.number(spec, null) == labels.number(spec, str(null)) == null
+        assert [labels.number(name) for name in tiny.NAMES] == others.tolist()
+        assert labels.number(null) == labels.number(str(null)) == null
         with pytest.raises(ValueError, match=r"label 4 is out of range: it must be 0 \.\. 3, or"):
-            labels.number(spec, 4)
+            labels.number(4)
 
 
 @pytest.mark.slow
@@ -167,12 +169,12 @@ def test_a_sweep_over_thresholds_runs_one_program(params):
     clipped, free = sample(params), sample(params, clip=False)
     assert jnp.abs(free).max() > 1.5
     drawn = {1.0: sample(params, threshold=1)}
-    programs = skipjax.generate._cache_size()
+    programs = generation.program._cache_size()
     drawn |= {quantile: sample(params, threshold=quantile) for quantile in (0.7, 0.95)}
     # Where no picture is stretched, it is clipping.
     least = sample(params, threshold=1e-6, plan=mild)
     np.testing.assert_allclose(least, sample(params, plan=mild), rtol=0, atol=1e-5)
-    assert skipjax.generate._cache_size() == programs
+    assert generation.program._cache_size() == programs
     assert max(jnp.abs(pictures).max() for pictures in drawn.values()) <= 1
     np.testing.assert_array_equal(sample(params, threshold=0.7, clip=False), drawn[0.7])
     apart = np.array([clipped, free, drawn[0.7], drawn[0.95], drawn[1.0]])

@@ -139,7 +139,7 @@ def test_an_eta_out_of_its_range(subtests):
     for write, eta in product(writers, (-0.1, 1.1, np.nan, [0.5, 0.5], [[0.5]])):
         message = "eta must be a number in 0 .. 1, or 6 of them, one per step"
         with subtests.test(write.__name__, eta=eta), refused(message):
-            write(LINEAR, TIMES, eta)
+            write(LINEAR, TIMES, eta=eta)
 
 
 def test_a_name_that_is_not_in_the_catalogue():

@@ -1,6 +1,5 @@
 """The study: what it draws is what the library draws, it can be stopped, and what it concludes."""
 
-import sys
 from dataclasses import replace
 
 import jax
@@ -12,17 +11,16 @@ import tiny
 from flax import linen as nn
 
 import skipjax
-from skipjax import models, plans
-from skipjax.denoisers import clip, scale_eps
+from skipjax import plans
+from skipjax.denoisers import clip, scale_eps, unchanged
 from skipjax.generation import denoiser
-from skipjax.models import ClassifierConfig
+from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.sampling import integrate, starting_noise
 from skipjax.study import control, design, results, run
 from skipjax.study import run as study_run
 from skipjax.study.design import Unit
 from skipjax.study.draw import draw
 from skipjax.study.results import Cell
-from skipjax.training import classify
 from skipjax.training.pictures import Pictures
 
 PLAIN = Unit(None, None, 0)
@@ -35,7 +33,7 @@ class Classifier(nn.Module):
     """The least one that has features."""
 
     @nn.compact
-    def __call__(self, x, t):
+    def __call__(self, x, t, train=False):
         seen = nn.LayerNorm(name="out_0")(nn.Dense(8)(x))
         return nn.Dense(3)(nn.silu(seen).mean(axis=(1, 2)))
 
@@ -43,9 +41,8 @@ class Classifier(nn.Module):
 @pytest.fixture
 def light(monkeypatch):
     """All networks are the least there are."""
-    monkeypatch.setattr(models, "network", least.Least)
-    for module in (classify, sys.modules["skipjax.study.run"]):
-        monkeypatch.setattr(module, "network", lambda config: Classifier())
+    monkeypatch.setattr(UNetConfig, "module", lambda config, *_: least.Least(config))
+    monkeypatch.setattr(ClassifierConfig, "module", lambda config, *_: Classifier())
     yield from runs.light(monkeypatch)
 
 
@@ -64,7 +61,7 @@ def study(monkeypatch):
     images = np.broadcast_to(colours, (60, 8, 8, 3)).copy()
     data = Pictures(images, labels, (), ("a", "b", "c"))
     monkeypatch.setattr(design, "read", lambda _: data)
-    network = replace(whole.run, unet=replace(unet, num_res_blocks=0))
+    network = replace(whole.run, network=replace(unet, num_res_blocks=0))
     return replace(whole, run=network, classifier=small, classifier_steps=2)
 
 
@@ -78,7 +75,7 @@ def test_every_cell_that_the_claims_are_about_is_there():
         assert {v.sampler for v in found} == {*design.SAMPLERS, "hybrid"}
         assert {v.cutoff for v in found} == {None, 0.1, 0.2, 0.4, 0.6, 0.8}
         for variant in found:
-            assert design.plan(study.run.process, variant, nfe).nfe == nfe
+            assert design.plan(study.run.process.schedule, variant, nfe).nfe == nfe
 
 
 def test_ddpm_is_trained_by_the_program_of_the_others():
@@ -100,8 +97,9 @@ def test_many_samplers_at_once_draw_what_each_draws_alone():
     assert drawn.shape == (8, 2, 8, 8, 3)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(2))
     noise = starting_noise(keys, (8, 8, 3))
+    told = {"label": labels}
     for plan, scale, pictures in zip(chosen, scales, drawn, strict=True):
-        denoise = clip(scale_eps(denoiser(params, labels, clip=False), scale))
+        denoise = clip(scale_eps(denoiser(params, told, transform=unchanged), scale))
         alone = jax.jit(integrate, static_argnums=1)(plan, denoise, noise, keys)
         np.testing.assert_allclose(pictures, alone, atol=2e-4)
     plain = skipjax.sample(params, key, plan=chosen[0], ids=[0, 1], label=labels)

@@ -13,7 +13,7 @@ import pytest
 import runs
 from runs import LIGHT, RUN, colours, dies_after, latest, log
 
-from skipjax import Pretrained, placement
+from skipjax import sharding
 from skipjax.training import fit as fits
 from skipjax.training import step as train
 from skipjax.training.fit import fit
@@ -52,7 +52,7 @@ def copy(short, tmp_path):
 def test_a_killed_run_goes_on_to_the_very_state_of_one_that_was_not(
     tmp_path, devices, monkeypatch
 ):
-    mesh = placement.mesh(devices)
+    mesh = sharding.mesh(devices)
     whole = fit(RUN, DATA, tmp_path / "whole", mesh=mesh)
     leaf = jax.tree.leaves(whole.params)[0]
     assert len(leaf.sharding.device_set) == devices
@@ -87,7 +87,7 @@ def test_a_longer_run_goes_on_and_its_log_forgets_what_comes_after_the_checkpoin
 @slow
 def test_a_run_learns(tmp_path):
     run = replace(RUN, steps=150, rate=3e-3, save_every=1000, shift=0)
-    state = fit(run, DATA, tmp_path, mesh=placement.mesh(1))
+    state = fit(run, DATA, tmp_path, mesh=sharding.mesh(1))
     first, *_, last = log(tmp_path)
     assert (first["step"], last["step"]) == (50, 150)
     assert last["mse"] < 0.7 * first["mse"]
@@ -129,22 +129,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
 @pytest.mark.usefixtures("light")
 def test_a_network_goes_on_from_another_and_leaves_it_alone(tmp_path):
     run = replace(SHORT, steps=1, rate=1e-9)
-    start = Pretrained(train.init(replace(run, seed=9)).params, run.spec())
+    start = run.model(train.init(replace(run, seed=9)).params)
     before = jax.device_get(start.params)
     state = fit(run, DATA, tmp_path / "run", start=start)
     jax.tree.map(np.testing.assert_array_equal, start.params, before)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, before)
-    other = replace(run, unet=replace(run.unet, num_res_blocks=1))
+    other = replace(run, network=replace(run.network, num_res_blocks=1))
     with pytest.raises(ValueError, match="another network: its .*num_res_blocks is 0, not 1"):
         fit(other, DATA, tmp_path / "other", start=start)
     assert not (tmp_path / "other").exists()
 
 
 def test_another_runs_folder_is_refused_with_what_differs(tmp_path, short):
-    out, dropping = short[0], replace(LIGHT.unet, dropout=0.1)
+    out, dropping = short[0], replace(LIGHT.network, dropout=0.1)
     for other, match in [
         (replace(SHORT, rate=1e-2), "rate is 0.001 there, 0.01 here"),
-        (replace(SHORT, unet=dropping), "unet.dropout is 0.0 there, 0.1 here"),
+        (replace(SHORT, network=dropping), "network.dropout is 0.0 there, 0.1 here"),
     ]:
         with pytest.raises(ValueError, match=match):
             fit(other, DATA, out)
@@ -189,12 +189,12 @@ REFUSED = [
     ({"drop_labels": 1.0}, "drop_labels is 1.0"),
     ({"unmirrored": (0, 3)}, "unmirrored is 3: it must be a whole number in 0 .. 2"),
     (
-        {"unmirrored": (1,), "unet": replace(RUN.unet, num_classes=None)},
+        {"unmirrored": (1,), "network": replace(RUN.network, num_classes=None)},
         "unmirrored is .1,., and the network has no classes",
     ),
     ({"loss": "l1"}, "loss is 'l1'"),
     ({"loss": "mse"}, "has 6 output channels, and the loss 'mse'"),
-    ({"prediction": "score"}, "prediction is 'score'"),
+    ({"prediction": "noise"}, "parameterization is 'noise'"),
     ({"schedule": "none"}, "schedule is 'none'"),
 ]
 

@@ -69,7 +69,7 @@ def test_a_command_that_is_killed_and_given_again_ends_in_the_same_weights(
     train(killed)
     assert_alike(killed, through, 12)
     card = json.loads((killed / "checkpoint" / "card.json").read_text())
-    assert card["training"]["steps"] == 12 and card["unet"]["in_channels"] == 1
+    assert card["training"]["steps"] == 12 and card["network"]["in_channels"] == 1
     assert card["data"].endswith("noise.npz: 50 pictures, " + card["data"][-16:])
 
 

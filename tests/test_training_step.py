@@ -8,7 +8,7 @@ import pytest
 import runs
 from runs import LIGHT, NETWORK, RUN, colours
 
-from skipjax import placement
+from skipjax import sharding
 from skipjax.training import step as train
 from skipjax.training.objective import tables
 from skipjax.training.optimiser import learning_rate
@@ -32,13 +32,13 @@ def begun(run, mesh):
 @pytest.mark.usefixtures("light")
 def test_moving_averages_are_the_sums_they_stand_for():
     run = replace(LIGHT, batch=4, ema=(0.35, 0.1), warmup=0, decay=0.0)
-    mesh = placement.mesh(1)
+    mesh = sharding.mesh(1)
     step, loss, state = train.train_step(run, mesh), tables(run), begun(run, mesh)
     visited = [jax.device_get(state.params)]
     jax.tree.map(np.testing.assert_array_equal, state.ema, (state.params,) * 2)
     for i in range(5):
         assert state.step == i
-        state, _ = step(state, loss, IMAGES[:4], LABELS[:4])
+        state, _ = step(state, loss, IMAGES[:4], {"label": LABELS[:4]})
         visited.append(jax.device_get(state.params))
     # The decay starts at 1/10, 2/11, 3/12, 4/13 and is held at 0.35 from 5/14 on.
     decays = {0.35: [1 / 10, 2 / 11, 3 / 12, 4 / 13, 0.35], 0.1: [0.1] * 5}
@@ -64,12 +64,14 @@ def test_parts_of_a_batch_and_split_weights_come_to_the_same_step(network, reque
         run = replace(LIGHT, warmup=0, decay=0.0)
 
     def after(run, mesh):
-        return train.train_step(run, mesh)(begun(run, mesh), tables(run), IMAGES, LABELS)
+        return train.train_step(run, mesh)(
+            begun(run, mesh), tables(run), IMAGES, {"label": LABELS}
+        )
 
-    plain, said = after(run, placement.mesh(1))
+    plain, said = after(run, sharding.mesh(1))
     for other, mesh in [
-        (replace(run, accumulate=2), placement.mesh(1)),
-        (run, placement.mesh(2, 4)),
+        (replace(run, accumulate=2), sharding.mesh(1)),
+        (run, sharding.mesh(2, 4)),
     ]:
         state, metrics = after(other, mesh)
         np.testing.assert_allclose(metrics.total, said.total, rtol=1e-5)
@@ -85,8 +87,8 @@ def test_parts_of_a_batch_and_split_weights_come_to_the_same_step(network, reque
 
 
 def test_runs_that_differ_in_seed_and_numbers_of_the_loss_share_a_program():
-    run = replace(RUN, loss="skip_step", unet=replace(NETWORK, out_channels=3))
-    mesh = placement.mesh(1)
+    run = replace(RUN, loss="skip_step", network=replace(NETWORK, out_channels=3))
+    mesh = sharding.mesh(1)
     steps = {
         id(train.train_step(other, mesh))
         for other in (run, replace(run, seed=1), replace(run, tau=1.0, skip=49, form="paper"))
@@ -98,18 +100,20 @@ def test_runs_that_differ_in_seed_and_numbers_of_the_loss_share_a_program():
 @pytest.mark.usefixtures("light")
 def test_labels_are_dropped_for_the_null_label():
     """With nearly all labels dropped, a step does not depend on them."""
-    unet = replace(LIGHT.unet, num_classes=4)
-    run = replace(LIGHT, unet=unet, drop_labels=0.999999, warmup=0)
-    mesh = placement.mesh(1)
+    unet = replace(LIGHT.network, num_classes=4)
+    run = replace(LIGHT, network=unet, drop_labels=0.999999, warmup=0)
+    mesh = sharding.mesh(1)
     step, loss = train.train_step(run, mesh), tables(run)
-    one, other = (step(begun(run, mesh), loss, IMAGES, y)[0] for y in (LABELS, (LABELS + 1) % 3))
+    one, other = (
+        step(begun(run, mesh), loss, IMAGES, {"label": y})[0] for y in (LABELS, (LABELS + 1) % 3)
+    )
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     before, after = (
         np.asarray(of.params["label_emb"]["embedding"]) for of in (train.init(run), one)
     )
     moved = np.abs(after - before)
     assert (moved.max(axis=1) > 0).tolist() == [False, False, False, True]
-    assert run.null_label == 3 and run.spec().null_label == 3
+    assert run.null_label == 3 and run.model().labels.null_label == 3
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_0():
@@ -129,12 +133,12 @@ def test_a_step_mirrors_no_picture_of_an_unmirrored_label():
     """Then its loss is that of a step without mirrors."""
     images = IMAGES.copy()
     images[:, :, :4] = 0
-    run, mesh = replace(LIGHT, flip=True, unmirrored=(1,)), placement.mesh(1)
+    run, mesh = replace(LIGHT, flip=True, unmirrored=(1,)), sharding.mesh(1)
 
     def loss(run, label):
         step = train.train_step(run, mesh)
         labels = np.full(8, label, np.int32)
-        return float(step(begun(run, mesh), tables(run), images, labels)[1].total)
+        return float(step(begun(run, mesh), tables(run), images, {"label": labels})[1].total)
 
     still = replace(run, flip=False)
     assert loss(run, 1) == pytest.approx(loss(still, 1), rel=1e-6)

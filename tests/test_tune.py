@@ -8,13 +8,13 @@ import least
 import numpy as np
 import pytest
 from command import refused
-from small_tunings import KEY, TINY, tuned
+from small_tunings import KEY, TINY, parts, tuned
 
 import skipjax
-from skipjax import cli, grids, models, placement, plans
+from skipjax import cli, grids, models, plans, sharding
 from skipjax.plans import Plan
-from skipjax.tuning.setting import setting
-from skipjax.tuning.shipped import shipped
+from skipjax.tuning import Problem
+from skipjax.weights import shipped
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 slow = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_plan_is_learned_by_the_law_of_pictures_with_its_noise(network):
 @slow
 def test_plans_with_noise_are_learned_from_many_pictures_and_from_a_teacher(network, tmp_path):
     real = np.tanh(np.random.default_rng(0).normal(size=(48, 8, 8, 3)).astype(np.float32))
-    sizes = {"num": 16, "held_out": 16, "batch": 16, "rounds": 3, "label": 1}
+    sizes = {"num": 16, "held_out": 16, "batch": 16, "max_iters": 3, "label": 1}
     plan = tuned(network, loss="energy", pictures=real, out=tmp_path, **sizes)
     said = plan.origin.tuned
     assert said["loss"] == "energy" and said["noise"] and said["teacher"] == "pictures"
@@ -70,10 +70,10 @@ def test_plans_with_noise_are_learned_from_many_pictures_and_from_a_teacher(netw
 
 
 @slow
-def test_times_stay_whole_and_the_way_counts_where_they_are_asked_to(network):
+def test_times_stay_whole_and_the_path_counts_where_they_are_asked_to(network):
     plan = tuned(network, whole_times=True, generations=1)
     np.testing.assert_array_equal(plan.t, np.round(plan.t))
-    assert tuned(network, way=0.5).origin.tuned["way"] == 0.5
+    assert tuned(network, path_weight=0.5).origin.tuned["path_weight"] == 0.5
 
 
 @slow
@@ -89,11 +89,12 @@ def test_learning_goes_on_from_a_plan_that_was_made_before(network):
 def test_scales_of_guidance_are_drawn_from_their_range(least_network):
     network = least.pretrained(4, null_label=3)
     plan = plans.ddim(network.schedule, grids.trailing(1000, 3))
-    found = setting(network, KEY, 64, plan, label=1, guidance=(1.0, 4.0))
+    sizes = {"num": 60, "held_out": 2, "label": 1}
+    found = Problem(network, KEY, guidance=(1.0, 4.0), **sizes).prepare(plan)
     scale = np.asarray(found.examples.scale)
     assert 1 <= scale.min() < 1.3 and 3.7 < scale.max() <= 4 and len(np.unique(scale)) == 64
     assert found.about["guidance"] == (1.0, 4.0)
-    assert setting(network, KEY, 64, plan, label=1, guidance=2.5).examples.scale is None
+    assert Problem(network, KEY, guidance=2.5, **sizes).prepare(plan).examples.scale is None
 
 
 @slow
@@ -109,8 +110,8 @@ def test_each_picture_has_a_scale_of_its_own_from_a_range(least_network):
 
 @slow
 def test_pictures_are_spread_over_a_mesh(network):
-    mesh = placement.mesh(4)
-    spread = jax.device_put(network, placement.replicated(mesh))
+    mesh = sharding.mesh(4)
+    spread = jax.device_put(network, sharding.replicated(mesh))
     one, many = tuned(network, batch=4), tuned(spread, batch=3)
     np.testing.assert_allclose(many.t, one.t, rtol=1e-3)
     assert many.origin.method == one.origin.method
@@ -135,14 +136,15 @@ REFUSED = [
     ({"history": 4}, "history is 4"),
     ({"teacher_nfe": 3}, "the teacher makes 3 calls"),
     ({"teacher": "ddqm"}, "teacher is 'ddqm'"),
+    ({"teacher": "dpmpp_2m", "teacher_nfe": 4}, "the teacher cannot be trusted: at 2 calls"),
     ({"teacher": "ddpm"}, "adds noise"),
     ({"num": 1}, "num is 1"),
-    ({"rounds": 0}, "rounds is 0"),
+    ({"max_iters": 0}, "max_iters is 0"),
     ({"label": 9}, "9"),
     ({"loss": "fid"}, "loss is 'fid'"),
     ({"noise": True}, "takes the loss 'energy'"),
     ({"pictures": np.zeros((10, 8, 8, 3), np.float32)}, "takes the loss 'energy'"),
-    ({"loss": "energy", "way": 1.0}, "way is 1.0"),
+    ({"loss": "energy", "path_weight": 1.0}, "path_weight is 1.0"),
     ({"loss": "energy", "pictures": np.zeros((4, 8, 8, 3), np.float32)}, r"shape \(10, 8, 8"),
     ({"guidance": (3.0, 1.0)}, "the least and the greatest"),
     ({"guidance": 2.0}, "has no null label"),
@@ -154,6 +156,12 @@ def test_bad_input_is_refused_before_anything_is_learned(network, subtests):
     for changes, message in REFUSED:
         with subtests.test(message), pytest.raises(ValueError, match=message):
             tuned(network, **changes)
+    for what, message in ((network, "pass skipjax.tuning.Problem"), (None, "is a NoneType")):
+        with subtests.test(message), pytest.raises(TypeError, match=message):
+            skipjax.tune(what)
+    problem, *rest = parts(network)
+    with pytest.raises(TypeError, match="legacy key"):
+        skipjax.tune(replace(problem, key=jax.random.PRNGKey(0)), *rest)
 
 
 @pytest.fixture
@@ -190,7 +198,8 @@ def test_sample_takes_the_plan_that_comes_with_a_checkpoint(checkpoint, work, ca
 
 
 def test_the_plans_that_come_with_emoji32_are_its_own():
-    params, found = skipjax.load("emoji32"), shipped("emoji32")
+    params = skipjax.load("emoji32")
+    found = shipped.plans(params)
     assert {4, 5, 6, 8, 10, 15} <= found.keys()
     for nfe, path in found.items():
         plan = Plan.from_json(path.read_text())
@@ -203,7 +212,7 @@ def test_the_plans_that_come_with_emoji32_are_its_own():
 MISFITS = [
     (["--nfe", 0], "nfe is 0"),
     (["--nfe", 3, "--steps", 4], "nfe is given, and steps too"),
-    (["--nfe", 4, "--plan", "heun"], "heun makes 2 N - 1 calls"),
+    (["--nfe", 4, "--plan", "heun"], "nfe is 4: heun has 3 or 5 calls"),
     (["--nfe", 3, "--skip", 9], "drop one"),
     (["--nfe", 3, "--plan", "{checkpoint}/plans/4.json"], "the plan makes 4 calls"),
 ]

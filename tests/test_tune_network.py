@@ -12,10 +12,11 @@ from small_tunings import KEY, tuned
 
 import skipjax
 from skipjax import plans
+from skipjax.denoisers import unchanged
 from skipjax.generation import denoiser
 from skipjax.plans import Plan
-from skipjax.tuning import pull
-from skipjax.tuning.examples import Examples, drawn
+from skipjax.tuning import vjp
+from skipjax.tuning.examples import Examples, draw
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_in_a_hurry")]
 
@@ -51,18 +52,18 @@ def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
 
 
 def test_derivatives_are_those_of_the_network():
-    """Many pictures, and norms of single channels: `pull` says what went wrong there."""
+    """Many pictures, and norms of single channels: `vjp` says what went wrong there."""
     network = tiny.pretrained(None)
     keys = jax.random.split(KEY, 32)
     some = Examples(jax.random.normal(KEY, (32, *network.shape)), keys)
-    of = Partial(lambda params, some: denoiser(params, clip=False), network)
+    of = Partial(lambda params, some: denoiser(params, transform=unchanged), network)
     plan = plans.dpmpp_2m(network.schedule, [900.0, 300.0])
     plan = jax.tree.map(jnp.float32, plan)
     v = jax.random.normal(jax.random.key(1), (5, 32, *network.shape))
-    carries = pull.walked(of, plan, some)
-    vectors = {1: None, 2: pull.Vectors(v)}
-    owed = pull.pulled(of, plan, some, carries, vectors.get)
-    gradient = jax.jit(jax.grad(lambda plan, v: (v * drawn(of, plan, some)).sum()))
+    carries = vjp.forward(of, plan, some)
+    vectors = {1: None, 2: vjp.Vectors(v)}
+    owed = vjp.pull_back(of, plan, some, carries, vectors.get)
+    gradient = jax.jit(jax.grad(lambda plan, v: (v * draw(of, plan, some)).sum()))
     for i in (0, 4):
         along = gradient(plan, v[i])
         for got, wanted in zip(jax.tree.leaves(owed), jax.tree.leaves(along), strict=True):

@@ -7,10 +7,11 @@ from jax.tree_util import Partial
 
 from skipjax import evaluation, grids, plans, schedules
 from skipjax.evaluation.exact import Mixture, perturbed
-from skipjax.tuning import free, search
-from skipjax.tuning.examples import Examples, pictures
-from skipjax.tuning.fixed import fixed, hybrid, hybrids
+from skipjax.tuning import Objective, TuneConfig, search
+from skipjax.tuning.baselines import baselines, hybrid, hybrids
+from skipjax.tuning.examples import Examples, draw_all
 from skipjax.tuning.loss import energy, path
+from skipjax.tuning.parametrization import parametrize
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 LINEAR = schedules.linear()
@@ -72,7 +73,7 @@ def test_hybrids_are_of_all_cutoffs_strengths_and_divisions():
     np.testing.assert_array_equal(divided.t, [999, 699, 399, 266, 132])
     np.testing.assert_array_equal(divided.noise > 0, [True, True, False, False, False])
     assert hybrid(LINEAR, 5, 0.0, 1.0, above=2) is None
-    names = [plan.origin.method for plan in fixed(LINEAR, 4, noisy=True)]
+    names = [plan.origin.method for plan in baselines(LINEAR, 4, noisy=True)]
     assert any("hybrid" in name for name in names) and "dpmpp_2m_sde on karras" in names
     assert len(names) == len({*names})
 
@@ -80,12 +81,13 @@ def test_hybrids_are_of_all_cutoffs_strengths_and_divisions():
 def test_more_noise_than_the_posterior_has_is_not_of_this_form():
     large = plans.ddpm(LINEAR, grids.trailing(1000, 5), "large")
     with pytest.raises(ValueError, match="more noise than the posterior"):
-        free.free(large, LINEAR, 2)
+        parametrize(large, LINEAR, 2)
 
 
 def test_noise_is_not_learned_by_path():
-    with pytest.raises(ValueError, match="cannot be learned by path"):
-        search(PAIR.denoise, LINEAR, 5, *3 * [Examples(None, None)], noise=True)
+    nothing = 3 * [Examples(None, None)]
+    with pytest.raises(ValueError, match="by path each sample has its own"):
+        search(PAIR.denoise, LINEAR, *nothing, Objective(), TuneConfig(5, noise=True))
 
 
 @pytest.mark.slow
@@ -103,10 +105,11 @@ def test_by_law_a_denoiser_that_errs_is_bettered_and_noise_is_learned(float64):
         return Examples(rng.normal(size=(num, 2)), keys, target=law)
 
     train, decide, held = examples(600, 0), examples(400, 1), examples(2400, 2)
-    settings = {"rounds": 8, "starts": 1, "least": 200, "batch": 200}
-    found = search(denoiser, LINEAR, 5, train, decide, held, loss=energy, noise=True, **settings)
+    config = TuneConfig(5, max_iters=8, starts=1, batch=200)
+    by_law = Objective("energy")
+    found = search(denoiser, LINEAR, train, decide, held, by_law, config, least=200)
     assert found.won and found.errors[0] < 0.5 * found.errors[1]
     assert found.plan.noise[:-1].max() > 0.01 and found.plan.noise[-1] == 0
     flow = plans.dpmpp_3m(LINEAR, grids.uniform_log_snr(LINEAR, 60))
-    (followed,) = pictures(denoiser, [flow], held, batch=200)
+    (followed,) = draw_all(denoiser, [flow], held, batch=200)
     assert found.errors[0] < energy.error(followed, held.target)

@@ -41,6 +41,7 @@ def test_defaults_are_guided_diffusions():
         "conv_resample": True,
         "num_classes": None,
         "low_res_channels": 0,
+        "concat_channels": 0,
         "num_heads": 1,
         "num_head_channels": -1,
         "num_heads_upsample": -1,

@@ -30,7 +30,7 @@ def program(plan, place, scale):
     """The exact denoiser, with a variance beside it and guided."""
 
     def denoise(x, point):
-        return TARGET.denoise(x, point)._replace(place=place)
+        return TARGET.denoise(x, point)._replace(log_variance=place)
 
     if scale is not None:
         denoise = guidance.classifier(denoise, lambda x, t: jnp.cos(x).sum(1), scale)
@@ -64,7 +64,7 @@ def test_the_network_scales_noise_and_guidance_of_every_row():
     for variance in LEARNED:
         plan = plans.ddpm(LINEAR, TIMES, variance)
         assert plan.noise.tolist() == [1, 1, 1, 1, 1, 0], variance
-        assert plan.shift.tolist() == [1] * 6 and plan.steer.tolist() == [0] * 6, variance
+        assert plan.guide_mean.tolist() == [1] * 6 and plan.guide_eps.tolist() == [0] * 6, variance
 
 
 def test_the_last_row_has_the_smallest_variance_of_the_one_before_and_no_noise():
@@ -100,7 +100,7 @@ def test_at_either_end_it_is_guided_alike_up_to_the_last_step():
         # ADM's logarithm has no zero, and its large variance takes the posterior's in the last
         # step.
         last = np.exp(learned.log_variance[-1, int(place > 0)])
-        plan = replace(plan, shift=np.append(plan.shift[:-1], last))
+        plan = replace(plan, guide_mean=np.append(plan.guide_mean[:-1], last))
         np.testing.assert_allclose(ours, run(plan, 0.0, 0.8), rtol=0, atol=1e-12, err_msg=fixed)
 
 
@@ -130,7 +130,7 @@ def test_a_learned_variance_without_range_is_the_exponential_of_what_is_said():
     plan = plans.ddpm(LINEAR, TIMES)
     for said, scale in product((-4.0, 0.0, 1.3), (0.0, 0.8)):
         std = np.exp(said / 2)
-        by_hand = replace(plan, noise=std * (plan.noise > 0), shift=np.full(6, std**2))
+        by_hand = replace(plan, noise=std * (plan.noise > 0), guide_mean=np.full(6, std**2))
         ours, theirs = (
             run(plans.ddpm(LINEAR, TIMES, "learned"), said, scale),
             run(by_hand, 0, scale),
@@ -168,8 +168,8 @@ def test_below_the_cutoff_the_variance_is_of_no_account():
             ours, theirs = run(hybrid, 5.0, scale), run(ddim, 0.0, scale)
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6, err_msg=variance)
         mixed = plans.hybrid(LINEAR, grids.skipped(1000, 250), 500, variance)
-        assert mixed.steer.tolist() == [0, 0, 1, 1], variance
-        assert not mixed.noise[2:].any() and not mixed.shift[2:].any(), variance
+        assert mixed.guide_eps.tolist() == [0, 0, 1, 1], variance
+        assert not mixed.noise[2:].any() and not mixed.guide_mean[2:].any(), variance
 
 
 def test_a_network_that_learns_no_variance_is_told_so():
@@ -234,7 +234,7 @@ def test_a_tape_writes_down_what_is_guided_how():
     tape.learned(-3.0, -2.0)
     x, x_0, _ = tape.call(x_0 + 0.4 * x + 2.0 * tape.gradient(), 300)
     plan = tape.plan(x_0 + 0.0 * tape.gradient())
-    assert plan.steer.tolist() == [1, 0, 0] and plan.shift.tolist() == [0, 2, 0]
+    assert plan.guide_eps.tolist() == [1, 0, 0] and plan.guide_mean.tolist() == [0, 2, 0]
     assert plan.log_variance.tolist() == [[0, 0], [-3, -2], [0, 0]]
 
 
@@ -267,7 +267,7 @@ def test_a_row_by_hand():
     """x = 2 keep + 3 mix + S z noise + shift S^2 gradient, of numbers that can be told apart."""
     row = Plan(0.0, 1.0, 1.0, 2.0, np.array([3.0]), 5.0, "x_0", 0.0, 7.0, np.log([[4.0, 16.0]])[0])
     x, m, z, g = (jnp.full((1, 2), value) for value in (1.0, 10.0, 100.0, 1000.0))
-    said = Prediction(x, x, place=jnp.array([[-1.0, 1.0]]))
+    said = Prediction(x, x, log_variance=jnp.array([[-1.0, 1.0]]))
     variance = jax.jit(sampling.variance)(row, said)
     np.testing.assert_allclose(variance, [[4, 16]], rtol=1e-6)
     ours = jax.jit(sampling.update)(row, x, (m,), z, variance, g)

@@ -1,14 +1,15 @@
 """Networks small enough to compile in a second, whose output depends on every weight."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from skipjax import Classifier, ClassifierSpec, Pretrained, Spec
+from skipjax import Classifier, Pretrained, Process
+from skipjax.conditioners import Labels
 from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
-from skipjax.weights import folders
+from skipjax.process import Times, as_schedule
+from skipjax.weights import folders, parts
 
 NAMES = ("cat", "cow", "dog")
 _ENCODER = {
@@ -27,31 +28,60 @@ def config(num_classes: int | None = 3, **changes) -> UNetConfig:
     return UNetConfig(**(_ENCODER | {"out_channels": 6, "num_classes": num_classes} | changes))
 
 
-def pretrained(num_classes: int | None = 3, **spec) -> Pretrained:
-    """Random weights; those that training starts from zero are not zero here."""
-    return _pretrained("tiny", config(num_classes), **spec)
+def pretrained(num_classes: int | None = 3, **known) -> Pretrained:
+    """Random weights; those that training starts from zero are not zero here.
+
+    Args:
+        num_classes: Labels of the network.
+        known: What else `model` takes.
+    """
+    return model(config(num_classes), **known)
 
 
-def upsampler(**spec) -> Pretrained:
+def upsampler(**known) -> Pretrained:
     """A network for 16x16 pictures that enlarges those of `pretrained`."""
     unet = config(image_size=16, low_res_channels=3)
-    return _pretrained("tiny_upsampler", unet, **{"low_res": 8} | spec)
+    return model(unet, "tiny_upsampler", **{"low_res": 8} | known)
+
+
+def model(
+    unet: UNetConfig,
+    name: str = "tiny",
+    params: dict | None = None,
+    *,
+    schedule="linear",
+    T: int = 1000,
+    prediction: str = "eps",
+    variance: str = "small",
+    rescale_timesteps: bool = False,
+    class_names: tuple[str, ...] | None = None,
+    null_label: int | None = None,
+    low_res: int | None = None,
+) -> Pretrained:
+    """A U-Net with what is known of it; random weights by default."""
+    process = Process(
+        as_schedule(schedule, T),
+        prediction,
+        Times(1000 / T) if rescale_timesteps else Times(),
+        variance,
+    )
+    classes = (unet.num_classes or 0) - (null_label is not None)
+    if class_names is None:
+        class_names = NAMES if classes == len(NAMES) else ()
+    conditioner = parts.conditioner_of(unet, class_names, null_label, low_res)
+    weights = filled(unet) if params is None else params
+    return Pretrained(weights, unet, process, conditioner, name=name)
 
 
 def classifier(**changes) -> Classifier:
     """A classifier of the pictures of `pretrained`."""
     defaults = {"out_channels": 3, "pool": "attention", "num_head_channels": 32}
     net = ClassifierConfig(**(_ENCODER | defaults | changes))
-    return Classifier(_filled(net), ClassifierSpec("tiny_classifier", net))
+    process = Process(as_schedule("linear"))
+    return Classifier(filled(net), net, process, Labels(net.out_channels), "tiny_classifier")
 
 
-def _pretrained(name: str, unet: UNetConfig, **spec) -> Pretrained:
-    plain = Spec(name, unet, **spec)
-    names = NAMES if plain.classes == len(NAMES) else ()
-    return Pretrained(_filled(unet), dataclasses.replace(plain, class_names=names))
-
-
-def _filled(net: UNetConfig | ClassifierConfig) -> dict:
+def filled(net: UNetConfig | ClassifierConfig) -> dict:
     rng = np.random.default_rng(0)
 
     def fill(path, leaf):
@@ -64,18 +94,12 @@ def _filled(net: UNetConfig | ClassifierConfig) -> dict:
 
 def card(params: Pretrained) -> dict:
     """What `folders.save` is told of it."""
-    spec = params.spec
-    return {
-        "name": spec.name,
-        "unet": vars(spec.unet),
-        "T": spec.T,
-        "class_names": spec.class_names,
-    }
+    return parts.describe(params)
 
 
 def save(folder: Path, num_classes: int | None = 3, dtype=np.float16, **changes) -> Path:
     """A checkpoint's folder with it, or with a network of a `config` that is changed."""
-    params = _pretrained("tiny", config(num_classes, **changes))
+    params = model(config(num_classes, **changes))
     folder.mkdir(exist_ok=True)
     folders.save(folder, params.params, card(params), dtype)
     return folder

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from skipjax import generation
+from skipjax.models import ClassifierConfig, UNetConfig
 
 
 class Told:
@@ -18,7 +19,9 @@ class Told:
 
     def __init__(self, monkeypatch):
         self.said = {}
-        monkeypatch.setattr(generation.models, "network", lambda config, *_: Network(self, config))
+        for kind in (UNetConfig, ClassifierConfig):
+            monkeypatch.setattr(kind, "module", lambda config, *_: Network(self, config))
+        monkeypatch.setattr(generation, "program", generation.program.__wrapped__)
 
     def of(self, function, *arguments) -> dict:
         """What a function that is compiled has told networks."""
@@ -38,7 +41,7 @@ class Network:
     told: Told
     config: object
 
-    def apply(self, variables, x, t, y=None, low_res=None):
+    def apply(self, variables, x, t, y=None, low_res=None, concat=None, **_):
         kind = type(self.config).__name__
         jax.debug.callback(partial(self.told.keep, kind), x=x, t=t, y=y, low_res=low_res)
         if kind == "ClassifierConfig":

@@ -29,7 +29,7 @@ from skipjax.training import emoji
 from skipjax.training.fit import fit, last
 from skipjax.training.pictures import Pictures, held_out
 from skipjax.training.run import Run
-from skipjax.weights import folders
+from skipjax.weights import folders, parts
 
 # Light where pictures are large, wide where they are small: two CPU cores train it at 50 pictures
 # a second.
@@ -48,7 +48,7 @@ UNET = UNetConfig(
     use_scale_shift_norm=True,
 )
 RUN = Run(
-    unet=UNET,
+    network=UNET,
     prediction="v",
     loss="min_snr_hybrid",
     steps=48_000,
@@ -83,7 +83,7 @@ def train(out: Path, run: Run = RUN, start: str | None = None) -> None:
 
 def split(run: Run) -> tuple[Pictures, Pictures]:
     """Those to train on, and those that are held out."""
-    return held_out(emoji.render(run.unet.image_size, classes="subgroup"))
+    return held_out(emoji.render(run.network.size, classes="subgroup"))
 
 
 def unmirrored(class_names: tuple[str, ...]) -> tuple[int, ...]:
@@ -112,10 +112,9 @@ def publish(
     trained, state, class_names = last(run)
     ema = state.ema[average]
     seen, held = split(trained)
-    spec = trained.spec("emoji32", class_names)
-    params = Pretrained(ema, spec)
+    params = trained.model(ema, "emoji32", class_names)
     sheet = skipjax.sample(params, jax.random.key(0), num=64, skip=SKIP, guidance=GUIDANCE)
-    card = dataclasses.asdict(spec) | {
+    card = parts.describe(params) | {
         "data": DATA,
         "licence": "weights Apache-2.0; the font whose pictures they were trained on OFL-1.1",
         "training": {
@@ -123,7 +122,7 @@ def publish(
             "pictures": len(seen.labels),
             "steps_done": int(state.step),
             "average": trained.ema[average],
-            **{k: v for k, v in dataclasses.asdict(trained).items() if k != "unet"},
+            **{k: v for k, v in trained.describe().items() if k != "network"},
         },
         "measured": measure(params, seen, held),
         "lacks": lacks,

@@ -104,7 +104,7 @@ def dpm(
         x: Noise to start from, [B, ...], at the level of `start`. Carried in float32, or float64.
         order: k, calls per try: 2 for DPM-Solver-12, 3 for DPM-Solver-23.
         space: "eps" for DPM-Solver, "x_0" for DPM-Solver++.
-        start: Time to start from, in 0 .. T-1, whole or real; T-1 unless told. alpha > 0 there.
+        start: Time to start from, in 0 .. T-1, whole or real; default: T-1. alpha > 0 there.
         end: Time to end at, from 0 to below start; or `schedules.DATA` for x_0 as predicted at
             time 0, with one more call, what the release calls `denoise_to_zero`.
         h: First step to try, in log_snr, > 0.

@@ -19,7 +19,9 @@ class Convert:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
     card: str | None = None
-    """Card that describes the file, a name or a .json; found by the file's name, unless told."""
+    """Card that describes the file, a name or a .json. Default: found by the file's name."""
+    key: str | None = None
+    """Where in the file the state dict lies, such as ema; default: as `skipjax.load` finds it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """To store the weights in."""
 
@@ -27,7 +29,7 @@ class Convert:
         """Converts, and says what came of it."""
         if not self.file.is_file():
             raise ValueError(f"{self.file} is not a file: give a .pt or .safetensors")
-        card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype))
+        card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype), self.key)
         size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
         print(
             f"{card['name']}: {card['parameters']:,} parameters, {self.dtype}, "

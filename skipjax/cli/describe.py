@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
 
 from skipjax import grids, plans, schedules
+from skipjax.conditioners import Labels
 from skipjax.models import param_shapes
-from skipjax.weights import cards, folders
+from skipjax.pretrained import Classifier
+from skipjax.process import called
+from skipjax.weights import cards
 
 
 @dataclass
@@ -37,21 +40,81 @@ class Plans:
 
 @dataclass
 class Info:
-    """Say what is known of a checkpoint, and what its network is made of."""
+    """Say what is known of a checkpoint: what it is, how good, what it lacks."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "emoji32"
     """A bundled or released name, a checkpoint's folder, or a released file."""
 
+    json: bool = False
+    """Print all of the card, and the parameters block by block."""
+
     def __call__(self) -> None:
-        """Prints the card, then the parameters block by block."""
+        """Prints a page for people, or the card."""
         card = cards.describe(self.checkpoint)
-        print(json.dumps(card, indent=2, ensure_ascii=False))
-        shapes = param_shapes(folders.architecture(cards.spec(card)))
+        model = cards.model(card)
+        shapes = param_shapes(model.network)
         blocks = {
             block: sum(leaf.size for leaf in jax.tree.leaves(params))
             for block, params in shapes.items()
         }
-        width = max(map(len, blocks))
-        for block, count in blocks.items():
-            print(f"{block:{width}}  {count:>12,}")
-        print(f"{'parameters':{width}}  {sum(blocks.values()):>12,}")
+        if self.json:
+            print(json.dumps(card | {"blocks": blocks}, indent=2, ensure_ascii=False))
+            return
+        process, shape = model.process, " x ".join(map(str, model.network.shape))
+        labels = model.labels
+        predicts = f"; predicts {process.parameterization}, variance {process.variance}"
+        if isinstance(model, Classifier):
+            predicts = ""
+        rows = {
+            "name": model.name,
+            "network": f"{card_kind(card)} of {shape}, {sum(blocks.values()):,} parameters",
+            "process": called(process.schedule) + predicts,
+            "classes": "none" if labels is None else _classes(labels),
+            "licence": card.get("licence"),
+            "source": card.get("source"),
+            "paper": card.get("paper"),
+            "data": card.get("data"),
+            "sampled as": [_settings(one) for one in card.get("sampling", ())],
+            "published": [_settings(one) for one in card.get("published", ())],
+            "measured": _figures(card.get("measured")),
+            "lacks": card.get("lacks"),
+            "caution": card.get("caution"),
+        }
+        for name, said in rows.items():
+            for line in said if isinstance(said, list) else [said]:
+                if line:
+                    print(f"{name:10}  {line}")
+                    name = ""
+
+
+def card_kind(card: cards.Card) -> str:
+    """What kind of network a card is about."""
+    if "network" in card:
+        return card["network"]["kind"]
+    return "classifier" if "classifier" in card else "unet"
+
+
+def _classes(labels: Labels) -> str:
+    null = "" if labels.null_label is None else ", and a label for none"
+    names = ", ".join(labels.class_names[:9])
+    more = ", ..." if len(labels.class_names) > 9 else ""
+    return f"{labels.classes}{null}{': ' if names else ''}{names}{more}"
+
+
+def _figures(said: Any) -> list[str]:
+    """What was measured, a line each."""
+    if not isinstance(said, dict):
+        return [str(said)] if said else []
+    return [f"{name}: {_settings(figure)}" for name, figure in said.items()]
+
+
+def _settings(said: Any) -> str:
+    """Settings and figures on one line; those of tables within are left to --json."""
+    if isinstance(said, list):
+        return " / ".join(map(str, said))
+    if not isinstance(said, dict):
+        return str(said)
+    if set(said) == {"mean", "standard_error"}:
+        return f"{said['mean']} +- {said['standard_error']}"
+    plain = {name: value for name, value in said.items() if not isinstance(value, dict)}
+    return ", ".join(f"{name} {_settings(value)}" for name, value in plain.items())

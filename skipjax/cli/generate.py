@@ -13,23 +13,30 @@ from skipjax.jobs import Job
 FAULTY = 1  # exit code of a job that something is wrong with
 
 
+@dataclass(frozen=True)
+class Asked(Job):
+    """A job whose classes may be given as --label, too, as other commands take one."""
+
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--label",))] = Job.labels
+
+
 @dataclass
 class Generate:
     """Draw many pictures into a folder. Started again with the same line, it goes on where it was,
     however it ended; several at once share the work."""
 
-    job: Annotated[Job, tyro.conf.arg(name="")]
+    job: Annotated[Asked, tyro.conf.arg(name="")]
     out: str
     """Folder of the job, or a URL such as gs://bucket/run."""
     worker: int | None = None
-    """Which of the workers this process is, from 0 on; unless told, what Slurm or a Kubernetes
-    Indexed Job says, or the only one."""
+    """Which of the workers this process is, from 0 on. Default: what Slurm or a Kubernetes Indexed
+    Job says, or the only one."""
     num_workers: int | None = None
     """How many processes share the job."""
     steal: bool = False
-    """Take over shards of workers that died, and stay until the job is done."""
+    """Take shards of workers that are dead or slow, too, and stay until the job is done."""
     batch: int | None = None
-    """Pictures at a time; 16 for each device, unless told."""
+    """Pictures at a time. Default: 16 for each device."""
     split: int = 1
     """Devices that each copy of the weights is split over."""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -57,7 +64,10 @@ class Generate:
         where |= {"batch": self.batch, "split": self.split}
         if self.dry_run:
             found = jobs.estimate(self.job, self.out, **where, report=report)
-            report.say("estimate", str(found), **found._asdict())
+            if self.json:
+                report.say("estimate", str(found), **found._asdict())
+            else:
+                print(found)
             return 0
         where |= {"steal": self.steal, "on_nan": self.on_nan}
         with jobs.Stop() as stop:
@@ -91,10 +101,15 @@ class Export:
     format: Literal["npz", "png"] = "npz"
     """One .npz as ADM's evaluator reads it (arr_0, arr_1), or a folder of PNGs named by id."""
     out: Path | None = None
-    """What to write; samples_NxHxWxC.npz or png in the job's folder, unless told."""
+    """What to write. Default: samples_NxHxWxC.npz or png in the job's folder."""
+    flat: bool = False
+    """Put all PNGs into one folder, as tools that compute FID expect, and not a thousand into
+    each."""
 
     def __call__(self) -> None:
         """Exports, and says what to where."""
         with tqdm(unit="picture", delay=1) as bar:
-            done = jobs.export(self.job, self.format, self.out, on_shard=bar.update)
+            done = jobs.export(
+                self.job, self.format, self.out, flat=self.flat, on_shard=bar.update
+            )
         print(f"{done.pictures:,} pictures. Saved: {done.path}")

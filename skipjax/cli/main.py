@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,12 @@ from skipjax.cli.convert import Convert
 from skipjax.cli.describe import Info, Plans
 from skipjax.cli.generate import Export, Generate, Verify
 from skipjax.cli.sample import Sample
-from skipjax.cli.train import Study, Train
+from skipjax.cli.train import Train
 from skipjax.cli.tune import Tune
-from skipjax.jobs import Lost
+from skipjax.config.sample_config import ClassifierLike, PlanLike
+from skipjax.study.command import Command as Study
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit codes
 
 ABOUT = "Sampling from pretrained diffusion models in JAX. Also: skipjax --version"
 
@@ -39,6 +41,20 @@ def _whole(info: Any) -> Any:
     )
 
 
+@WHOLE.primitive_rule
+def _named(info: Any) -> Any:
+    """A plan or a classifier: on the command line, its name or path."""
+    if info.type not in (PlanLike, ClassifierLike):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda typed: typed[0],
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def _is_int(text: str) -> bool:
     try:
         int(text)
@@ -49,7 +65,17 @@ def _is_int(text: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; bad input ends it with one line and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has enough: silence, as by SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # of the flush at exit
+        sys.exit(PIPE_CLOSED)
+
+
+def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
         print(f"skipjax {skipjax.__version__}")
         return
@@ -74,11 +100,20 @@ def main(arguments: list[str] | None = None) -> None:
             description=ABOUT,
             registry=WHOLE,
         )
-        if code := command():
+        with warnings.catch_warnings():
+            warnings.showwarning = _say
+            code = command()
+        if code:
             sys.exit(code)
-    except (ValueError, OSError, FloatingPointError, Lost) as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"skipjax: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print("skipjax: interrupted, nothing was saved", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _say(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"skipjax: {message}", file=sys.stderr)

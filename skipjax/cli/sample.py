@@ -1,72 +1,58 @@
-"""A few pictures, as a grid or as arrays."""
+"""A few samples, as a grid or as arrays."""
 
-import sys
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import tyro
 from tqdm import tqdm
 
-from skipjax import api, images, labels, plans, request
+from skipjax import api, images
 from skipjax.checks import whole
 from skipjax.compiled import Batch, Compiled
+from skipjax.config import SampleConfig, as_ids, resolve
 from skipjax.files import pending
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.tuning.shipped import shipped
 
 
 @dataclass
 class Sample:
-    """Draw pictures from a checkpoint and save them."""
+    """Draw samples from a checkpoint and save them."""
 
+    config: Annotated[SampleConfig, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=SampleConfig
+    )
     checkpoint: str = "emoji32"
     """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
     card: str | None = None
-    """Card that describes a released file, a name or a .json; found by its name, unless told."""
-    skip: int = 20
-    """Stride over the training times: of 1000, 20 leaves 50 network calls."""
-    cutoff: int = 0
-    """Steps that start at this time or above are skipped-step, those below DDIM."""
-    steps: str | None = None
-    """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"; or
-    how many times the grid of a named plan has."""
-    plan: str | None = None
-    """Another sampler: a name that `skipjax plans` lists, or a .json that Plan.to_json wrote."""
-    nfe: int | None = None
-    """Network calls, instead of skip and steps: of the plan that is named; or of one that was
-    tuned for the checkpoint and comes with it, where there is one, and of dpmpp_2m otherwise."""
+    """Card that describes a released file, a name or a .json. Default: found by its name."""
+    key: str | None = None
+    """Of the weights among other things in a file, such as ema. Default: found where one can be
+    meant."""
     foreign: bool = False
     """Say nothing where a plan was tuned for another checkpoint."""
-    grid: str | None = None
-    """Times of a named plan: uniform, quadratic, uniform_log_snr, karras, leading, trailing or
-    linspace; trailing, unless told."""
-    classifier: Path | None = None
-    """Checkpoint of a classifier, to guide by."""
-    guidance: float | None = None
-    """Scale of guidance; 1 where a classifier is given."""
-    threshold: float | None = None
-    """Quantile of dynamic thresholding, such as 0.995, instead of clipping to [-1, 1]."""
     low_res: Path | None = None
     """.npz whose arr_0 holds the pictures to enlarge, as this command writes them."""
-    num: int = 4
-    """How many pictures; with low_res as many as it holds."""
-    labels: tuple[str, ...] = ()
-    """Classes by number or name, taken in turn; drawn at random where none is given."""
+    num: int | None = None
+    """How many samples. Default: with low_res as many as it holds, else 4."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--label",))] = ()
+    """Classes by number or name, taken in turn. Default: drawn at random."""
+    prompt: str | None = None
+    """What to draw, in words; only for a network of text."""
+    negative: str | None = None
+    """What to keep away from, in words; with guidance."""
     seed: int = 0
-    """Of all randomness. A picture depends on the seed and its place, not on num or batch."""
+    """Of all randomness. A sample depends on the seed and its place, not on num or batch."""
     batch: int = 16
-    """How many pictures are computed at a time, at most."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the networks compute in."""
+    """How many samples are computed at a time, at most."""
     out: Path = Path("samples.png")
     """A grid as .png, or .npz with arr_0 (uint8, NHWC) and arr_1 (labels)."""
 
@@ -75,74 +61,52 @@ class Sample:
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
         with pending(self.out) as temporary:
-            params = api.load(self.checkpoint, card=self.card)
-            if isinstance(params, Classifier):
-                raise ValueError(f"{params.spec.name} is a classifier: give it as --classifier")
-            spec = params.spec
-            plan = self._plan(params)
-            low_res = request.low_res(spec, None if self.low_res is None else _read(self.low_res))
-            ids = request.ids(self.num, None, low_res)
-            batch = min(whole("batch", self.batch, 1), len(ids))
-            classifier = None if self.classifier is None else api.load(self.classifier)
-            if isinstance(classifier, Pretrained):
-                raise ValueError(f"{classifier.spec.name} is no classifier: it draws pictures")
-            guide = request.guide(spec, plan, self.guidance, classifier, None)
+            model = api.load(self.checkpoint, card=self.card, key=self.key)
+            if isinstance(model, Classifier):
+                raise ValueError(f"{model.name} is a classifier: give it as --classifier")
+            with warnings.catch_warnings():
+                known = "ignore" if self.foreign else "always"
+                warnings.filterwarnings(known, "the plan was tuned for")
+                sampler = resolve(model, self.config)
+            if self.out.suffix == ".png":
+                images.check_channels(images.shape_of(model, sampler.shape), "--out samples.npz")
+            if self.config.nfe is not None:
+                print(f"Plan: {_name(sampler.plan, model)}")
             key = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1))
-            asked = [self.labels[i % len(self.labels)] for i in ids] if self.labels else None
-            label = labels.resolve(request.labelled(spec, guide), key, ids, asked)
-
-            options = {
-                "threshold": request.threshold(self.threshold),
-                "dtype": jnp.dtype(self.dtype),
-            }
-            pictures, compiling, sampling = _draw(
-                Batch(ids, label, low_res),
-                batch,
-                lambda like: Compiled(params, plan, key, like, guide=guide, **options),
+            words: dict[str, Any] = {"prompt": self.prompt, "negative": self.negative}
+            words["low_res"] = None if self.low_res is None else _read(self.low_res)
+            words = {name: value for name, value in words.items() if value is not None}
+            sampler.check(words)
+            ids = as_ids(self.num, None, sampler.number_of(words) or 4)
+            if self.labels:
+                words["label"] = [self.labels[i % len(self.labels)] for i in ids]
+            every = Batch(ids, *sampler.condition(words, key, ids))
+            size = min(whole("batch", self.batch, 1), len(ids))
+            samples, compiling, sampling = _draw(
+                every, size, lambda like: Compiled(sampler, key, like)
             )
             if self.out.suffix == ".png":
-                images.grid(pictures).save(temporary)
+                images.grid(samples).save(temporary)
             else:
-                arrays = [pictures] if label is None else [pictures, label]
-                np.savez(temporary, *arrays)
+                label = (every.condition or {}).get("label", (every.condition or {}).get("class"))
+                np.savez(temporary, *([samples] if label is None else [samples, label]))
         print(
-            f"{len(ids)} pictures, {plan.nfe} NFE each, in {sampling:.1f} s: "
+            f"{len(ids)} pictures, {sampler.plan.nfe} NFE each, in {sampling:.1f} s: "
             f"{len(ids) / sampling:.2f} pictures/s, after {compiling:.1f} s to compile. "
             f"Saved: {self.out}"
         )
 
-    def _plan(self, params: Pretrained) -> Plan:
-        """The sampler that is asked for; a word to people where it was chosen for them."""
-        chosen = None if self.plan is None else request.plan_or_name(self.plan)
-        steps, taken = self.steps, None
-        if self.nfe is not None:
-            nfe = whole("nfe", self.nfe, 1)
-            if steps is not None:
-                raise ValueError("nfe is given, and steps too, which it replaces: drop one")
-            path = shipped(self.checkpoint).get(nfe) if self.plan is None else None
-            if path is not None:
-                chosen = Plan.from_json(path.read_text(encoding="utf-8"))
-                taken = f"{path}, {chosen.origin.method if chosen.origin else 'of your own'}"
-            elif not isinstance(chosen, Plan):
-                name = chosen or "dpmpp_2m"
-                chosen, steps = name, plans.times_for(name, nfe)
-                taken = f"{name}, not tuned for {params.spec.name}"
-            elif chosen.nfe != nfe:
-                raise ValueError(f"nfe is {nfe}, and the plan makes {chosen.nfe} calls: drop one")
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UserWarning)
-            plan = request.plan(params, self.skip, self.cutoff, steps, None, chosen, self.grid)
-        if taken is not None:
-            print(f"Plan: {taken}")
-        for warning in said if not self.foreign else ():
-            print(f"skipjax: {warning.message}. --foreign says that you know", file=sys.stderr)
-        return plan
+
+def _name(plan: Plan, model: Pretrained) -> str:
+    method = plan.origin.method if plan.origin else "of your own"
+    tuned = plan.origin is not None and plan.origin.tuned is not None
+    return f"{method}, {'tuned' if tuned else 'not tuned'} for {model.name}"
 
 
 def _draw(
     every: Batch, size: int, compiled: Callable[[Batch], Compiled]
 ) -> tuple[np.ndarray, float, float]:
-    """uint8 pictures, and the seconds spent compiling and sampling.
+    """uint8 samples, and the seconds spent compiling and sampling.
 
     Args:
         every: What is told of all of them.
@@ -151,19 +115,18 @@ def _draw(
     """
     places = np.arange(len(every.ids))
     batches = [places[i : i + size] for i in range(0, len(places), size)]
+    began = time.perf_counter()
+    program = compiled(every.take(batches[0]))
+    ready = time.perf_counter()
     # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
-    with tqdm(total=len(batches), desc="compiling", unit="batch") as bar:
-        began = time.perf_counter()
-        program = compiled(every.take(batches[0]))
-        ready = time.perf_counter()
-        bar.set_description("sampling")
-        pictures = []
+    with tqdm(total=len(every.ids), desc="sampling", unit="picture") as bar:
+        samples = []
         for chosen in batches:
-            drawn = api.finite(program(every.take(chosen))[: len(chosen)], every.ids[chosen])
-            pictures.append(images.to_uint8(drawn))
-            bar.update()
+            drawn = images.finite(program(every.take(chosen))[: len(chosen)], every.ids[chosen])
+            samples.append(images.to_uint8(drawn))
+            bar.update(len(chosen))
         done = time.perf_counter()
-    return np.concatenate(pictures), ready - began, done - ready
+    return np.concatenate(samples), ready - began, done - ready
 
 
 def _read(path: Path) -> np.ndarray:

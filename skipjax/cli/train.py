@@ -1,4 +1,4 @@
-"""Training of a network of one's own, and the study of two papers' claims."""
+"""Training of a network of one's own."""
 
 import dataclasses
 import json
@@ -11,19 +11,18 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from skipjax import api, images, placement
+from skipjax import api, images, sharding
 from skipjax.files import pending, pending_folder
 from skipjax.models import UNetConfig
 from skipjax.pretrained import Pretrained
-from skipjax.study import design, results
-from skipjax.study import run as run_study
+from skipjax.process import name_of
 from skipjax.training import folder
 from skipjax.training.fit import averaged, fit
 from skipjax.training.objective import LEARN_VARIANCE, out_channels
 from skipjax.training.pictures import Pictures, held_out
 from skipjax.training.run import Run, Settings
 from skipjax.training.sources import read
-from skipjax.weights import folders
+from skipjax.weights import folders, parts
 
 
 @dataclass
@@ -53,8 +52,11 @@ class Train:
     """Channels of an attention head."""
     dropout: float = 0.0
     """Rate inside residual blocks."""
-    size: int | None = None
-    """Side in pixels that pictures of a folder are scaled to; emoji are 32, unless told."""
+    size: tuple[int, ...] = ()
+    """Side, or height and width, in pixels that pictures of a folder are scaled to. Default: emoji
+    are 32, others as they are."""
+    classes: Literal["folders", "names"] = "folders"
+    """Of pictures in a folder: its folders, or what stands before the first _ of their names."""
     mode: Literal["RGB", "L"] | None = None
     """What pictures of a folder are turned into."""
     unlabelled: bool = False
@@ -72,7 +74,7 @@ class Train:
         """Trains, and writes a checkpoint."""
         # Where a disk is full, Orbax logs a thousand lines of what is raised in one.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        pictures = read(self.data, self.size, self.mode)
+        pictures = read(self.data, self.size or None, self.mode, self.classes)
         if self.unlabelled:
             pictures = pictures._replace(labels=None, class_names=())
         if self.hold_out:
@@ -81,43 +83,60 @@ class Train:
         if start is not None and not isinstance(start, Pretrained):
             raise ValueError(f"{self.start} is a classifier: it draws no pictures")
         run = self._run(pictures, start)
-        mesh = placement.mesh(model=self.split)
+        mesh = sharding.mesh(model=self.split)
         state = fit(run, pictures, self.out, start=start, mesh=mesh, on_sample=self._sample)
-        trained = averaged(run, state, pictures.class_names)
+        trained = averaged(run, state, pictures.class_names, start)
         checkpoint = self._save(run, trained, pictures)
         print(f"{int(state.step)} steps of {run.batch} pictures. Saved: {checkpoint}")
 
     def _run(self, pictures: Pictures, start: Pretrained | None) -> Run:
         settings = dataclasses.asdict(self.settings)
         if start is not None:
-            spec = start.spec
-            if not isinstance(spec.schedule, str):
-                raise ValueError(f"{spec.name} has betas of its own: only named schedules train")
-            own = {"schedule": spec.schedule, "T": spec.T, "prediction": spec.prediction}
-            learned = spec.unet.out_channels == 2 * spec.unet.in_channels
-            if learned and self.settings.loss not in LEARN_VARIANCE:
-                own["loss"] = "hybrid"
-            return Run(**settings | own, unet=spec.unet)
-        _, size, _, channels = pictures.images.shape
-        classes = len(pictures.class_names) + bool(self.settings.drop_labels)
+            return Run(**settings | self._own(start, pictures))
+        _, height, width, channels = pictures.images.shape
         own = {
-            "image_size": size,
+            "image_size": (height, width),
             "in_channels": channels,
             "out_channels": out_channels(self.settings.loss, channels),
-            "num_classes": classes if pictures.labels is not None else None,
+            "num_classes": self._num_labels(pictures),
         }
         if self.unet is not None:
-            return Run(**settings, unet=_unet(self.unet, own))
+            return Run(**settings, network=_unet(self.unet, own))
         names = ("model_channels", "channel_mult", "num_res_blocks", "attention_resolutions")
         names += ("num_head_channels", "dropout")
         shape = {name: getattr(self, name) for name in names}
         unet = UNetConfig(**own, **shape, use_scale_shift_norm=True, resblock_updown=True)
-        if size % unet.factor:
+        if height % unet.factor or width % unet.factor:
             raise ValueError(
-                f"pictures of {size} pixels do not halve {len(unet.channel_mult) - 1} times: give "
-                "another --size, or fewer levels in --channel-mult"
+                f"pictures of {height} x {width} pixels do not halve "
+                f"{len(unet.channel_mult) - 1} times: give another --size, or fewer levels in "
+                "--channel-mult"
             )
-        return Run(**settings, unet=unet)
+        return Run(**settings, network=unet)
+
+    def _own(self, start: Pretrained, pictures: Pictures) -> dict[str, Any]:
+        """What a network that is gone on from fixes of a run."""
+        process = start.process
+        schedule = name_of(process.schedule)
+        if schedule is None:
+            raise ValueError(f"{start.name} has a schedule of its own: only named ones train")
+        network: Any = start.network
+        own: dict[str, Any] = {"schedule": schedule, "T": process.schedule.T}
+        own |= {"prediction": process.parameterization, "bounds": process.bounds}
+        own |= {"precondition": process.precondition}
+        if isinstance(network, UNetConfig):
+            size, labels = pictures.images.shape[1:3], self._num_labels(pictures)
+            network = dataclasses.replace(network, image_size=tuple(size), num_classes=labels)
+            learned = network.out_channels == 2 * network.shape[-1]
+            if learned and self.settings.loss not in LEARN_VARIANCE:
+                own["loss"] = "hybrid"
+        return own | {"network": network}
+
+    def _num_labels(self, pictures: Pictures) -> int | None:
+        """Labels of a network for these pictures, one for none included where it is asked for."""
+        if pictures.labels is None:
+            return None
+        return len(pictures.class_names) + bool(self.settings.drop_labels)
 
     def _sample(self, step: int, params: Pretrained) -> None:
         drawn = api.sample(
@@ -134,58 +153,13 @@ class Train:
         except ImportError:
             print("No picture of the losses: pip install 'skipjax[plot]'")
         path = self.out / "checkpoint"
-        card = dataclasses.asdict(trained.spec) | {
+        card = parts.describe(trained) | {
             "data": f"{self.data}: {pictures.images.shape[0]} pictures, {pictures.fingerprint}",
-            "training": {k: v for k, v in dataclasses.asdict(run).items() if k != "unet"},
+            "training": {k: v for k, v in run.describe().items() if k != "network"},
         }
         with pending_folder(path, anew=True) as temporary:
-            folders.save(temporary, trained.params, card, jnp.float32)
+            folders.save(temporary, trained.params, card, jnp.float32, trained)
         return path
-
-
-@dataclass
-class Study:
-    """Measure the claims of skipped-step sampling and S^2-DM on small networks that it trains."""
-
-    data: Annotated[Literal["digits", "emoji"], tyro.conf.Positional]
-    """Which data set."""
-    out: Path
-    """Folder of the study; started again with the same line, it goes on."""
-    results: Path | None = None
-    """File to put the results together in, such as digits.json; results.json in `out`, unless
-    told."""
-    seeds: int = 3
-    """Networks of each kind."""
-    steps: int = 1500
-    """Steps that each is trained for."""
-    batch: int = 128
-    """Pictures of a step."""
-    classifier_steps: int = 1500
-    """Steps that the classifier is trained for, whose features samples are compared by."""
-    pictures: int = 500
-    """Pictures of each cell of up to 100 calls."""
-    many: int = 100
-    """Pictures of each cell of more calls."""
-    nfe: tuple[int, ...] = design.NFE
-    """Numbers of network calls."""
-    skips: tuple[int, ...] = design.SKIPS
-    """Of S^2-DM: steps jumped over."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What networks compute in."""
-    worker: int = 0
-    """Which of several processes this is, that share `out`."""
-    num_workers: int = 1
-    """How many there are."""
-
-    def __call__(self) -> None:
-        """Runs what is not done yet, and puts the results together."""
-        names = ("seeds", "steps", "batch", "classifier_steps", "pictures", "many", "nfe", "skips")
-        names += ("dtype",)
-        study = design.study(self.data, **{name: getattr(self, name) for name in names})
-        run_study(study, self.out, self.worker, self.num_workers)
-        path = self.results or self.out / "results.json"
-        results.write(path, results.gather(study, self.out))
-        print(f"Saved: {path}")
 
 
 def _unet(path: Path, own: dict[str, Any]) -> UNetConfig:

@@ -4,13 +4,16 @@ import numpy as np
 
 from skipjax.checks import whole
 from skipjax.schedules import Schedule
+from skipjax.schedules.arguments import takes_schedule, takes_T
 
 
+@takes_T
 def uniform(T: int, num: int, *, start: float | None = None, last: float = 0.0) -> np.ndarray:
     """Evenly in t; arguments as in `power_law`. "linspace" of diffusers' Euler, Heun and LMS."""
     return power_law(T, num, 1.0, start=start, last=last)
 
 
+@takes_T
 def quadratic(T: int, num: int, *, start: float | None = None, last: float = 0.0) -> np.ndarray:
     """Evenly in sqrt(t), arguments as in `power_law`: more times where little noise is left.
 
@@ -19,6 +22,7 @@ def quadratic(T: int, num: int, *, start: float | None = None, last: float = 0.0
     return power_law(T, num, 2.0, start=start, last=last)
 
 
+@takes_T
 def power_law(
     T: int, num: int, power: float, *, start: float | None = None, last: float = 0.0
 ) -> np.ndarray:
@@ -28,7 +32,7 @@ def power_law(
         T: Number of training times.
         num: How many times, both ends included.
         power: Positive; above 1, times are closer the less noise is left.
-        start: First time, in 0 .. T-1; T-1 unless told.
+        start: First time, in 0 .. T-1; default: T-1.
         last: Last time, below `start`.
 
     Returns:
@@ -44,6 +48,7 @@ def power_law(
     return _with_ends(even**power, start, last)
 
 
+@takes_schedule
 def uniform_log_snr(
     schedule: Schedule, num: int, *, start: float | None = None, last: float = 0.0
 ) -> np.ndarray:
@@ -54,7 +59,7 @@ def uniform_log_snr(
     Args:
         schedule: The forward process.
         num: How many times, both ends included.
-        start: First time, in 0 .. T-1; T-1 unless told.
+        start: First time, in 0 .. T-1; default: T-1.
         last: Last time, below `start`.
 
     Returns:
@@ -69,6 +74,7 @@ def uniform_log_snr(
     return _with_ends(schedule.time(np.linspace(first, final, num)), start, last)
 
 
+@takes_schedule
 def karras(
     schedule: Schedule,
     num: int,
@@ -85,7 +91,7 @@ def karras(
         schedule: The forward process.
         num: How many times, both ends included.
         rho: Positive.
-        start: First time, in 0 .. T-1; T-1 unless told.
+        start: First time, in 0 .. T-1; default: T-1.
         last: Last time, below `start`.
 
     Returns:
@@ -101,6 +107,7 @@ def karras(
     return _with_ends(schedule.time(-rho * np.log(even)), start, last)
 
 
+@takes_schedule
 def few_steps(schedule: Schedule, num: int, *, start: float | None = None) -> np.ndarray:
     """The grid that was tuned by hand for Stable Diffusion in 4 to 8 calls.
 
@@ -119,7 +126,7 @@ def few_steps(schedule: Schedule, num: int, *, start: float | None = None) -> np
     Args:
         schedule: The forward process.
         num: How many times, one more than calls; at least 2.
-        start: First time, in 0 .. T-1; T-1 unless told.
+        start: First time, in 0 .. T-1; default: T-1.
 
     Returns:
         float64 [num].

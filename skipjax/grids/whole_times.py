@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from skipjax.checks import whole
+from skipjax.schedules.arguments import takes_T
 
 
+@takes_T
 def skipped(T: int, skip: int = 20) -> np.ndarray:
     """T-1, T-1-skip, T-1-2 skip, ...: every `skip`-th time, from the noisiest.
 
@@ -24,6 +26,7 @@ def skipped(T: int, skip: int = 20) -> np.ndarray:
     return np.arange(T - 1, -1, -skip)
 
 
+@takes_T
 def respaced(T: int, steps: str | Sequence[int] = "") -> np.ndarray:
     """The times that ADM's `timestep_respacing` keeps, noisiest first.
 
@@ -66,6 +69,7 @@ def respaced(T: int, steps: str | Sequence[int] = "") -> np.ndarray:
     return np.array(times)[::-1]
 
 
+@takes_T
 def leading(T: int, num: int, offset: int = 0, *, multistep: bool = False) -> np.ndarray:
     """(num-1) k + offset, ..., k + offset, offset with k = T // num: diffusers' "leading".
 
@@ -90,6 +94,7 @@ def leading(T: int, num: int, offset: int = 0, *, multistep: bool = False) -> np
     return np.arange(num)[::-1] * stride + offset
 
 
+@takes_T
 def trailing(T: int, num: int) -> np.ndarray:
     """round(T - i T / num) - 1 for i = 0 .. num-1: from T-1 on, diffusers' "trailing".
 
@@ -100,6 +105,7 @@ def trailing(T: int, num: int) -> np.ndarray:
     return np.round(T - np.arange(num) * (T / num)).astype(int) - 1
 
 
+@takes_T
 def linspace(T: int, num: int, *, multistep: bool = False) -> np.ndarray:
     """`num` times from T-1 to 0, both included, evenly and rounded: diffusers' "linspace".
 

@@ -7,20 +7,14 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from skipjax import api, images
+from skipjax import images
+from skipjax.jobs.formats import Pictures
 from skipjax.jobs.job import Resolved
 from skipjax.jobs.program import Program
-from skipjax.jobs.shards import Layout, Pictures
+from skipjax.jobs.shards import Layout
 
 OnNan = Literal["stop", "skip"]
 AHEAD = 2  # batches on the device: one that is drawn while the last is taken from it
-
-
-class Part(NamedTuple):
-    """Some of the ids of a shard."""
-
-    shard: int
-    ids: np.ndarray
 
 
 class Drawn(NamedTuple):
@@ -61,91 +55,72 @@ def draw(
         FloatingPointError: With the ids of pictures that are not finite, for "stop".
         ValueError: If the device has no memory for even one picture.
     """
-    waiting, assembly = _Waiting(shards, layout), _Assembly(layout, resolved.labels, on_nan)
-    started: deque[jax.Array] = deque()
+    queue, taken, started = _Queue(shards, layout), deque[np.ndarray](), deque[jax.Array]()
     while not stopped():
         try:
-            while len(started) < AHEAD and len(ids := waiting.take(program.batch)):
+            while len(started) < AHEAD and len(ids := queue.take(program.batch)):
+                taken.append(ids)
                 started.append(program(ids))
             if not started:
                 return
-            floats = on_host(started[0])
+            floats = on_host(started[0])[: len(taken[0])]
         except jax.errors.JaxRuntimeError as error:
+            queue.put_back(taken)
+            taken.clear()
             started.clear()
-            waiting.put_back()
             program.shrink(error)
             continue
         started.popleft()
-        parts = waiting.done()
-        for part in parts:
-            now, floats = floats[: len(part.ids)], floats[len(part.ids) :]
-            if drawn := assembly.add(part, now):
-                finish(drawn)
-        on_batch(sum(len(part.ids) for part in parts))
+        ids = taken.popleft()
+        if on_nan == "stop":
+            images.finite(floats, ids)
+        for shard, pixels, finite in queue.add(floats):
+            ids = layout.ids(shard)
+            whole = Pictures(ids, pixels, resolved.labels(ids))
+            skipped = ids[~finite].tolist()
+            finish(Drawn(shard, whole.take(finite) if skipped else whole, skipped))
+        on_batch(len(floats))
 
 
-class _Waiting:
-    """Ids that are still to be drawn, and those of batches that are being drawn."""
+class _Queue:
+    """Ids on their way through the device: those of shards, in order, in at one end, and their
+    pictures out at the other.
+    """
 
     def __init__(self, shards: Iterable[int], layout: Layout):
         self._shards, self._layout = iter(shards), layout
-        self._parts: deque[Part] = deque()
-        self._taken: deque[list[Part]] = deque()
+        self._begun: deque[int] = deque()
+        self._ids = np.array([], int)
+        self._drawn: list[tuple[np.ndarray, np.ndarray]] = []
 
     def take(self, num: int) -> np.ndarray:
         """The next ids, `num` of them or as many as there are."""
-        batch: list[Part] = []
-        while num:
-            if not self._parts:
-                shard = next(self._shards, None)
-                if shard is None:
-                    break
-                self._parts.append(Part(shard, self._layout.ids(shard)))
-            shard, ids = self._parts.popleft()
-            batch.append(Part(shard, ids[:num]))
-            if len(ids) > num:
-                self._parts.appendleft(Part(shard, ids[num:]))
-            num -= len(batch[-1].ids)
-        if not batch:
-            return np.array([], int)
-        self._taken.append(batch)
-        return np.concatenate([part.ids for part in batch])
+        while len(self._ids) < num and (shard := next(self._shards, None)) is not None:
+            self._begun.append(shard)
+            self._ids = np.concatenate([self._ids, self._layout.ids(shard)])
+        taken, self._ids = self._ids[:num], self._ids[num:]
+        return taken
 
-    def done(self) -> list[Part]:
-        """The parts of the batch that was taken first, which is drawn."""
-        return self._taken.popleft()
+    def put_back(self, batches: Iterable[np.ndarray]) -> None:
+        """Batches that were taken and not drawn wait again."""
+        self._ids = np.concatenate([*batches, self._ids])
 
-    def put_back(self) -> None:
-        """All that was taken and not drawn waits again, in order."""
-        for batch in reversed(self._taken):
-            self._parts.extendleft(reversed(batch))
-        self._taken.clear()
+    def add(self, floats: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Adds the pictures of the batch that was taken first, float32 [n, ...].
 
+        Returns:
+            The shards that are whole with them: number, uint8 pictures, which are finite.
+        """
+        finite = np.isfinite(floats)
+        pixels = images.to_uint8(np.where(finite, floats, 0))
+        self._drawn.append((pixels, np.asarray(finite.reshape(len(floats), -1).all(axis=1))))
+        whole = []
+        while self._begun and self._num_drawn >= (num := len(self._layout.ids(self._begun[0]))):
+            pixels, finite = map(np.concatenate, zip(*self._drawn, strict=True))
+            whole.append((self._begun.popleft(), pixels[:num], finite[:num]))
+            self._drawn = [(pixels[num:], finite[num:])]
+        return whole
 
-class _Assembly:
-    """Shards of which some pictures are drawn."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        labels: Callable[[np.ndarray], np.ndarray | None],
-        on_nan: OnNan,
-    ):
-        self._layout, self._labels, self._on_nan = layout, labels, on_nan
-        self._pixels: dict[int, list[np.ndarray]] = {}
-        self._finite: dict[int, list[np.ndarray]] = {}
-
-    def add(self, part: Part, floats: np.ndarray) -> Drawn | None:
-        """Adds pictures, float32 [n, H, W, C]: the shard, if it is whole with them."""
-        if self._on_nan == "stop":
-            api.finite(floats, part.ids)
-        finite = np.asarray(np.isfinite(floats).all(axis=(1, 2, 3)))
-        shard, ids = part.shard, self._layout.ids(part.shard)
-        pixels = images.to_uint8(np.where(finite[:, None, None, None], floats, 0))
-        self._pixels.setdefault(shard, []).append(pixels)
-        self._finite.setdefault(shard, []).append(finite)
-        if part.ids[-1] != ids[-1]:
-            return None
-        pixels, kept = (np.concatenate(kind.pop(shard)) for kind in (self._pixels, self._finite))
-        whole = Pictures(ids, pixels, self._labels(ids))
-        return Drawn(shard, whole.take(kept) if not kept.all() else whole, ids[~kept].tolist())
+    @property
+    def _num_drawn(self) -> int:
+        return sum(len(pixels) for pixels, _ in self._drawn)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skipjax import images, placement
-from skipjax.jobs import checking, record, storage, workers
+from skipjax import images, sharding
+from skipjax.jobs import record, storage, workers
+from skipjax.jobs.formats import Pictures, encode
 from skipjax.jobs.job import Job, resolve
-from skipjax.jobs.manifest import Manifest
 from skipjax.jobs.program import Program
-from skipjax.jobs.reporting import Report, Silence
-from skipjax.jobs.shards import Layout, Pictures, encode
+from skipjax.jobs.reporting import Report
+from skipjax.jobs.shards import Layout
 
 TIMED = 2  # batches
 
@@ -65,14 +65,13 @@ def estimate(
     Arguments and errors are those of `run`.
     """
     place, at = workers.worker(worker, num_workers), storage.store(out)
-    report = report or Silence()
-    resolved = resolve(job, placement.mesh(model=split) if split > 1 else None)
-    layout = Layout.of(job)
+    resolved = resolve(job, sharding.mesh(model=split) if split > 1 else None)
+    layout = Layout(job.num, job.shard_size, job.format)
     left = [shard for shard in range(layout.count) if place.owns(shard)]
     if agreed := record.same(at, resolved):
-        resolved, name = agreed
-        left = list(checking.faults(at, layout, Manifest(at, name), left))
-    program = Program(resolved, report, batch)
+        resolved, shards = agreed
+        left = list(shards.faults(left))
+    program = Program(resolved, report or Report(), batch)
     ids = np.arange(program.batch)
     program(ids).block_until_ready()
     began = time.perf_counter()

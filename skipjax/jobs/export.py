@@ -8,10 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from skipjax.files import pending, pending_folder
-from skipjax.jobs import checking, record, storage
-from skipjax.jobs.manifest import Manifest
-from skipjax.jobs.shards import Pictures, array_file, decode, png
-from skipjax.jobs.storage import Folder, read
+from skipjax.jobs import record, storage
+from skipjax.jobs.formats import Pictures, array_file, check_png, png
+from skipjax.jobs.storage import Folder
 
 Form = Literal["npz", "png"]
 PER_FOLDER = 1000  # PNGs to a folder
@@ -29,6 +28,7 @@ def export(
     form: Form = "npz",
     out: Path | None = None,
     *,
+    flat: bool = False,
     on_shard: Callable[[int], object] = lambda pictures: None,
 ) -> Exported:
     """Puts the pictures of a finished job together.
@@ -38,17 +38,20 @@ def export(
         form: "npz" is what ADM's evaluator reads: arr_0, the pictures, uint8 NHWC by id, and
             arr_1, their classes if they have any. "png" is a folder of pictures, named by id, a
             thousand to a folder in it.
-        out: What to write; samples_NxHxWxC.npz, or png, where the job is, unless told.
+        out: What to write. Default: samples_NxHxWxC.npz, or png, where the job is.
+        flat: Whether all PNGs lie in one folder, as the tools that compute FID expect.
         on_shard: Told how many pictures were put there.
 
     Raises:
-        ValueError: If a shard is missing or damaged, there is no job, or nothing can be written to
-            `out`.
+        ValueError: If a shard is missing or damaged, there is no job, the pictures cannot be PNGs,
+            or nothing can be written to `out`.
     """
+    if flat and form != "png":
+        raise ValueError(f"flat is for png, a folder of pictures, and the form is {form}")
     store = storage.store(job)
-    found = record.found(store)
-    layout, known = record.layout(found), Manifest(store, found["job"])
-    wrong = checking.faults(store, layout, known, range(layout.count))
+    shards = record.shards(store)
+    layout = shards.layout
+    wrong = shards.faults(range(layout.count))
     if wrong:
         first = min(wrong)
         raise ValueError(
@@ -59,12 +62,15 @@ def export(
 
     def parts() -> Iterator[Pictures]:
         for shard in range(layout.count):
-            yield decode(read(store, layout.name(shard)) or b"", layout.format)
+            yield shards.pictures(shard)
 
-    num = sum(known.of(shard)[-1].count for shard in range(layout.count))
+    sidecars = filter(None, map(shards.sidecar, range(layout.count)))
+    num = sum(sidecar.count for sidecar in sidecars)
     like = next((some for some in parts() if len(some.ids)), None)
     if like is None:
         raise ValueError(f"{store} has no picture that is finite: there is nothing to export")
+    if form == "png":
+        check_png(like.images.shape[1:])
     path = out
     if path is None:
         if not isinstance(store, Folder):
@@ -74,7 +80,7 @@ def export(
     if form == "npz":
         _to_npz(path, num, like, parts(), on_shard)
     else:
-        _to_pngs(path, layout.num, parts(), on_shard)
+        _to_pngs(path, layout.num, parts(), flat, on_shard)
     return Exported(path, num)
 
 
@@ -99,13 +105,17 @@ def _to_npz(
 
 
 def _to_pngs(
-    out: Path, num: int, parts: Iterator[Pictures], on_shard: Callable[[int], object]
+    out: Path,
+    num: int,
+    parts: Iterator[Pictures],
+    flat: bool,
+    on_shard: Callable[[int], object],
 ) -> None:
     digits = max(6, len(str(num - 1)))
     with pending_folder(out) as temporary:
         for pictures in parts:
             for id, image in zip(pictures.ids.tolist(), pictures.images, strict=True):
-                folder = temporary / f"{id // PER_FOLDER:0{digits - 3}d}"
-                folder.mkdir(exist_ok=True)
-                (folder / f"{id:0{digits}d}.png").write_bytes(png(image))
+                within = "" if flat else f"{id // PER_FOLDER:0{digits - 3}d}"
+                (temporary / within).mkdir(exist_ok=True)
+                (temporary / within / f"{id:0{digits}d}.png").write_bytes(png(image))
             on_shard(len(pictures.ids))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,20 +11,23 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from skipjax import api, request
-from skipjax import labels as classes
+from skipjax import config as request
 from skipjax.checks import whole
-from skipjax.generation import Guide
-from skipjax.placement import Placement
+from skipjax.compiled import Batch
+from skipjax.conditioners import Labels
+from skipjax.config import SampleConfig, Sampler
+from skipjax.guidance import ByClassifier
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.weights import cards, checksums
+from skipjax.process import one_of
+from skipjax.sharding import Placement
+from skipjax.weights import cards, checksums, loading, parts
 
 UNIFORM, BALANCED = "uniform", "balanced"
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(SampleConfig):
     """What to draw. Each field is an option of `skipjax generate`.
 
     Raises:
@@ -34,40 +38,26 @@ class Job:
     checkpoint: str = "emoji32"
     """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
     card: str | None = None
-    """Card that describes a released file, a name or a .json; found by its name, unless told."""
+    """Card that describes a released file, a name or a .json. Default: found by its name."""
     num: int = 50_000
-    """How many pictures, with ids 0 .. num-1."""
+    """How many samples, with ids 0 .. num-1."""
     seed: int = 0
-    """Of all randomness. A picture depends on the seed and its id alone."""
+    """Of all randomness. A sample depends on the seed and its id alone."""
     labels: tuple[str, ...] = (UNIFORM,)
-    """"uniform" draws a class for each picture from its id, "balanced" takes all classes in turn;
+    """"uniform" draws a class for each sample from its id, "balanced" takes all classes in turn;
     or classes by number or name, taken in turn; or a .txt with a class on each line, one for each
-    picture."""
-    skip: int = 20
-    """Stride over the training times: of 1000, 20 leaves 50 network calls."""
-    cutoff: int = 0
-    """Steps that start at this time or above are skipped-step, those below DDIM."""
-    steps: str | None = None
-    """One of ADM's strings instead of skip and cutoff, for its own sampler: "250", "ddim25"; or
-    how many times the grid of a named plan has."""
-    plan: str | None = None
-    """Another sampler: a name that `skipjax plans` lists, or a .json that Plan.to_json wrote; or
-    what is in it."""
-    grid: str | None = None
-    """Times of a named plan; trailing, unless told."""
-    classifier: str | None = None
-    """Checkpoint of a classifier, to guide by."""
-    guidance: float | None = None
-    """Scale of guidance; 1 where a classifier is given."""
-    threshold: float | None = None
-    """Quantile of dynamic thresholding, such as 0.995, instead of clipping to [-1, 1]."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the networks compute in."""
+    sample."""
+    prompt: str | None = None
+    """What to draw, in words; or a .txt with a prompt on each line, taken in turn."""
+    negative: str | None = None
+    """What to keep away from, in words; with guidance."""
     shard_size: int = 256
-    """Pictures to a file: what a worker that is killed may lose."""
+    """Samples to a file: what a worker that is killed may lose."""
     format: Literal["npz", "tar"] = "npz"
     """Of the files: .npz with ids, images (uint8, NHWC) and labels; or webdataset's .tar of
     PNGs."""
+    key: str | None = None
+    """Of the weights among other things in a file. Default: found where one can be meant."""
 
     def __post_init__(self):
         named = (self.labels,) if isinstance(self.labels, (str, int)) else tuple(self.labels)
@@ -76,12 +66,12 @@ class Job:
         set_field(self, "num", whole("num", self.num, 1, 2**32))
         set_field(self, "seed", whole("seed", self.seed, 0, 2**32 - 1))
         set_field(self, "shard_size", whole("shard_size", self.shard_size, 1))
-        for name, value, known in (
-            ("format", self.format, ("npz", "tar")),
-            ("dtype", self.dtype, ("float32", "bfloat16")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
+        one_of("format", self.format, ("npz", "tar"))
+        one_of("dtype", self.dtype, ("float32", "bfloat16"))
+        if not isinstance(self.plan, (str, type(None))):
+            set_field(self, "plan", self.plan.to_json())
+        if not isinstance(self.classifier, (str, type(None))):
+            raise ValueError("classifier is no text: a job takes the name or path of one")
 
 
 class Resolved(NamedTuple):
@@ -89,36 +79,55 @@ class Resolved(NamedTuple):
 
     Attributes:
         job: What was asked for.
-        params: The network.
-        plan: The sampler.
-        guide: How to guide, if at all.
-        numbers: Classes of the pictures, taken in turn; None where they are drawn, or there are
+        sampler: What draws.
+        numbers: Labels of the samples, taken in turn; None where they are drawn, or there are
             none.
-        identity: What fixes the pictures and the files, as JSON.
+        prompts: Prompts of the samples, taken in turn; empty where there are none.
+        identity: What fixes the samples and the files, as JSON.
     """
 
     job: Job
-    params: Pretrained
-    plan: Plan
-    guide: Guide | None
+    sampler: Sampler
     numbers: np.ndarray | None
+    prompts: tuple[str, ...]
     identity: dict[str, Any]
+
+    @property
+    def params(self) -> Pretrained:
+        """The model."""
+        return self.sampler.model
+
+    @property
+    def plan(self) -> Plan:
+        """The sampler's table."""
+        return self.sampler.plan
 
     @property
     def key(self) -> jax.Array:
         """Of all randomness."""
         return jax.random.key(self.job.seed)
 
-    @property
-    def labelled(self) -> Any:
-        """The spec of the network that takes the labels."""
-        return request.labelled(self.params.spec, self.guide)
+    def with_plan(self, plan: Plan, identity: dict[str, Any]) -> "Resolved":
+        """The same by another table."""
+        return self._replace(sampler=self.sampler._replace(plan=plan), identity=identity)
 
     def labels(self, ids: np.ndarray) -> np.ndarray | None:
-        """Classes of some pictures, int32 [len(ids)]; None where there are none."""
+        """Labels of some samples, int32 [len(ids)]; None where there are none."""
         if self.numbers is not None:
             return self.numbers[ids % len(self.numbers)]
-        return classes.resolve(self.labelled, self.key, ids, None)
+        labels = self.sampler.labels
+        return None if labels is None else np.asarray(labels.encode({}, self.key, ids)["label"])
+
+    def batch(self, ids: np.ndarray) -> Batch:
+        """What is told of some samples."""
+        words: dict[str, Any] = {}
+        if (numbers := self.labels(ids)) is not None:
+            words["label"] = numbers
+        if self.prompts:
+            words["prompt"] = [self.prompts[i % len(self.prompts)] for i in ids]
+        if self.job.negative is not None:
+            words["negative"] = self.job.negative
+        return Batch(ids, *self.sampler.condition(words, self.key, ids))
 
 
 def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
@@ -131,48 +140,61 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     Raises:
         ValueError: For whatever `load` and `sample` refuse.
     """
-    params = api.load(job.checkpoint, card=job.card, sharding=sharding)
-    if not isinstance(params, Pretrained):
-        raise ValueError(f"{params.spec.name} is a classifier: give it as classifier")
-    spec = params.spec
-    if spec.unet.low_res_channels:
-        raise ValueError(f"{spec.name} enlarges pictures, and a job has none: use skipjax.sample")
-    chosen = None if job.plan is None else request.plan_or_name(job.plan)
-    plan = request.plan(params, job.skip, job.cutoff, job.steps, None, chosen, job.grid)
-    classifier = None
+    model = loading.load(job.checkpoint, card=job.card, key=job.key, sharding=sharding)
+    if not isinstance(model, Pretrained):
+        raise ValueError(f"{model.name} is a classifier: give it as classifier")
+    asked = {f.name: getattr(job, f.name) for f in dataclasses.fields(SampleConfig)}
     if job.classifier is not None:
-        classifier = api.load(job.classifier, sharding=sharding)
+        classifier = loading.load(str(job.classifier), sharding=sharding)
         if not isinstance(classifier, Classifier):
-            raise ValueError(f"{classifier.spec.name} is no classifier: it draws pictures")
-    guide = request.guide(spec, plan, job.guidance, classifier, None)
-    numbers = _numbers(job, request.labelled(spec, guide))
-    request.towards(spec, guide, numbers)
-    request.threshold(job.threshold)
+            raise ValueError(f"{classifier.name} is no classifier: it draws samples")
+        asked["classifier"] = classifier
+    sampler = request.resolve(model, SampleConfig(**asked))
+    numbers, prompts = _numbers(job, sampler.labels, model.name), _prompts(job)
+    resolved = Resolved(job, sampler, numbers, prompts, {})
+    resolved.batch(np.arange(1))  # refuses words that are missing or not understood
+    by = next((way for way in sampler.guidance if isinstance(way, ByClassifier)), None)
     identity = {
-        "checkpoint": {"name": spec.name, "sha256": _sha256(job.checkpoint)},
-        "plan": json.loads(plan.to_json()),
+        "model": parts.describe(model) | {"sha256": _sha256(job.checkpoint), "key": job.key},
+        "classifier": by
+        and parts.describe(by.classifier) | {"sha256": _sha256(str(job.classifier))},
+        "plan": json.loads(sampler.plan.to_json()),
+        "shape": sampler.shape,
+        "guidance": [_numbers_of(way) for way in sampler.guidance],
+        "transform": _numbers_of(sampler.transform),
+        "dtype": sampler.dtype.name,
+        "labels": _describe_labels(job, numbers),
+        "prompts": prompts if len(prompts) < 2 else _digest("\n".join(prompts).encode()),
+        "negative": job.negative,
         "num": job.num,
         "seed": job.seed,
-        "labels": _said(job, numbers),
-        "classifier": job.classifier and _sha256(job.classifier),
-        "guidance": None if guide is None else float(guide.scale),
-        "threshold": job.threshold,
-        "dtype": job.dtype,
         "shard_size": job.shard_size,
         "format": job.format,
     }
-    return Resolved(job, params, plan, guide, numbers, identity)
+    return resolved._replace(identity=json.loads(json.dumps(identity)))
 
 
 def name_of(identity: dict[str, Any]) -> str:
     """The hash that names a job."""
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest(json.dumps(identity, sort_keys=True).encode())
 
 
-def asked(job: Job) -> dict[str, Any]:
+def fields_of(job: Job) -> dict[str, Any]:
     """The fields of a job, as JSON has them."""
     return json.loads(json.dumps(dataclasses.asdict(job)))
+
+
+def _numbers_of(value: Any) -> dict[str, Any]:
+    """What a guidance or transform is, apart from weights."""
+    known: dict[str, Any] = {"kind": type(value).__name__}
+    for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
+        if not isinstance(found := getattr(value, field.name), Classifier):
+            known[field.name] = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), found)
+    return known
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _sha256(checkpoint: str) -> str:
@@ -180,38 +202,48 @@ def _sha256(checkpoint: str) -> str:
     return checksums.of_weights(path if path.is_file() else cards.find(checkpoint))
 
 
-def _numbers(job: Job, spec: Any) -> np.ndarray | None:
-    """The classes that pictures take in turn, if they are not drawn."""
+def _numbers(job: Job, labels: Labels | None, name: str) -> np.ndarray | None:
+    """The labels that samples take in turn, if they are not drawn."""
     if job.labels == (UNIFORM,):
         return None
-    if not spec.classes:
-        raise ValueError(f"{spec.name} is unconditional: it takes no labels, got {job.labels}")
+    if labels is None:
+        raise ValueError(f"{name} is unconditional: it takes no labels, got {job.labels}")
     if job.labels == (BALANCED,):
-        every = np.arange(spec.classes, dtype=np.int32)
-        null = getattr(spec, "null_label", None)
-        return every if null is None else every + (every >= null)
-    said = job.labels
-    if len(said) == 1 and said[0].endswith(".txt"):
-        said = _lines(Path(said[0]), job.num)
-    number = {label: classes.number(spec, label) for label in dict.fromkeys(said)}
-    return np.array([number[label] for label in said], np.int32)
+        return labels.of_class(np.arange(labels.classes, dtype=np.int32))
+    given: Sequence[str] = job.labels
+    if len(given) == 1 and given[0].endswith(".txt"):
+        given = _lines("labels", Path(given[0]))
+        if len(given) != job.num:
+            raise ValueError(
+                f"labels: {job.labels[0]} has {len(given)} lines for {job.num} samples"
+            )
+    number = {label: labels.number(label) for label in dict.fromkeys(given)}
+    return np.array([number[label] for label in given], np.int32)
 
 
-def _lines(path: Path, num: int) -> tuple[str, ...]:
+def _prompts(job: Job) -> tuple[str, ...]:
+    if job.prompt is None:
+        return ()
+    if not job.prompt.endswith(".txt"):
+        return (job.prompt,)
+    found = _lines("prompt", Path(job.prompt))
+    if not found:
+        raise ValueError(f"prompt: {job.prompt} has no lines")
+    return found
+
+
+def _lines(what: str, path: Path) -> tuple[str, ...]:
     try:
         lines = tuple(path.read_text(encoding="utf-8").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"labels: {path} cannot be read ({error})") from None
-    lines = lines[:-1] if lines and not lines[-1] else lines
-    if len(lines) != num:
-        raise ValueError(f"labels: {path} has {len(lines)} lines for {num} pictures")
-    return lines
+        raise ValueError(f"{what}: {path} cannot be read ({error})") from None
+    return lines[:-1] if lines and not lines[-1] else lines
 
 
-def _said(job: Job, numbers: np.ndarray | None) -> Any:
+def _describe_labels(job: Job, numbers: np.ndarray | None) -> Any:
     """How the labels are recorded: the numbers themselves while they are few."""
     if numbers is None or job.labels == (BALANCED,):
         return job.labels[0]
     if len(numbers) <= 1000:
         return numbers.tolist()
-    return {"file": job.labels[0], "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
+    return {"file": job.labels[0], "sha256": _digest(numbers.tobytes())}

@@ -4,14 +4,13 @@ import time
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from skipjax.compiled import Batch, Compiled
+from skipjax.compiled import Compiled
 from skipjax.jobs.job import Resolved
 from skipjax.jobs.reporting import Report
 
-PER_DEVICE = 16  # pictures at a time, unless told
+PER_DEVICE = 16  # pictures at a time by default
 
 
 class Program:
@@ -23,7 +22,7 @@ class Program:
         resolved: The job.
         report: Told what happens.
         batch: Pictures at a time; more where their number must divide by that of the devices.
-            16 for each device, unless told.
+            Default: 16 for each device.
         devices: Where to compute, each with a copy of the weights; as in `skipjax.sample`.
 
     Attributes:
@@ -51,7 +50,7 @@ class Program:
 
     def __call__(self, ids: np.ndarray) -> jax.Array:
         """Starts drawing at most `batch` pictures; float32 [batch, H, W, C], not waited for."""
-        return self._compiled(self._of(ids))
+        return self._compiled(self._resolved.batch(ids))
 
     def shrink(self, error: jax.errors.JaxRuntimeError) -> None:
         """Compiles for half as many pictures, if that is what helps against an error.
@@ -79,16 +78,8 @@ class Program:
     def _compile(self) -> None:
         began = time.perf_counter()
         resolved = self._resolved
-        self._compiled = Compiled(
-            resolved.params,
-            resolved.plan,
-            resolved.key,
-            self._of(np.arange(self.batch)),
-            self._devices,
-            resolved.guide,
-            threshold=resolved.job.threshold,
-            dtype=jnp.dtype(resolved.job.dtype),
-        )
+        like = resolved.batch(np.arange(self.batch))
+        self._compiled = Compiled(resolved.sampler, resolved.key, like, self._devices)
         self.batch, self.memory = self._compiled.size, self._compiled.memory
         seconds = time.perf_counter() - began
         takes = "" if self.memory is None else f", {self.memory / 1e9:.2f} GB on each device"
@@ -101,6 +92,3 @@ class Program:
             nfe=resolved.plan.nfe,
             bytes=self.memory,
         )
-
-    def _of(self, ids: np.ndarray) -> Batch:
-        return Batch(ids, self._resolved.labels(ids))

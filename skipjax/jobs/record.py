@@ -1,24 +1,26 @@
 """`job.json`: which job a folder holds, so that it is never mixed with another."""
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from skipjax.jobs import shards
-from skipjax.jobs.job import Resolved, asked, name_of
-from skipjax.jobs.shards import Layout
+from skipjax.images import shape_of
+from skipjax.jobs.formats import check_png
+from skipjax.jobs.job import Resolved, fields_of, name_of
+from skipjax.jobs.shards import FOLDER, NAME, Layout, Shards
 from skipjax.jobs.storage import Store, read
 from skipjax.plans import Plan
 
-NAME, KIND, VERSION = "job.json", "skipjax job", 1
+KIND, VERSION = "skipjax job", 2
 
 
 def document(store: Store) -> dict[str, Any] | None:
     """What `job.json` says; None where there is none.
 
     Raises:
-        ValueError: If it is no such file.
+        ValueError: If it is no such file, or of another version.
     """
     content = read(store, NAME)
     if content is None:
@@ -29,40 +31,43 @@ def document(store: Store) -> dict[str, Any] | None:
         raise ValueError(f"{store}/{NAME} is no JSON ({error})") from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise ValueError(f"{store}/{NAME} is no record of a job")
-    if found.get("version") != VERSION:
+    theirs = found.get("version")
+    if theirs != VERSION:
+        older = "an older skipjax, which kept a manifest" if theirs == 1 else "an unknown skipjax"
+        by = f"skipjax {found['skipjax']}" if "skipjax" in found else older
         raise ValueError(
-            f"{store}/{NAME} is of version {found.get('version')}, and {VERSION} is read here"
+            f"{store} holds a job of version {theirs}, begun by {by}, and version {VERSION} is "
+            "read here: take a new folder, or go on with the skipjax that began it"
         )
     return found
 
 
-def found(store: Store) -> dict[str, Any]:
-    """What `job.json` says.
+def shards(store: Store) -> Shards:
+    """The shards of the job that a folder holds.
 
     Raises:
-        ValueError: If there is none, or it is no such file.
+        ValueError: If it holds none, or one of another version.
     """
-    said = document(store)
-    if said is None:
+    found = document(store)
+    if found is None:
         raise ValueError(f"{store} holds no job: there is no {NAME} in it")
-    return said
+    asked = found["identity"]
+    return Shards(store, found["job"], Layout(asked["num"], asked["shard_size"], asked["format"]))
 
 
-def layout(found: dict[str, Any]) -> Layout:
-    """How the job that a document speaks of is cut into shards."""
-    identity = found["identity"]
-    return Layout(identity["num"], identity["shard_size"], identity["format"])
-
-
-def same(store: Store, resolved: Resolved) -> tuple[Resolved, str] | None:
-    """The job with the very plan that the folder's record has, and its hash; None if it has none.
+def same(store: Store, resolved: Resolved) -> tuple[Resolved, Shards] | None:
+    """The job with the very plan that the folder's record has, and its shards; None if the folder
+    is empty.
 
     Raises:
-        ValueError: If the folder holds another job, with what differs; or other files and none.
+        ValueError: If the folder holds another job, with what differs; or other files and none; or
+            the job's pictures do not fit its format.
     """
+    if resolved.job.format == "tar":
+        check_png(shape_of(resolved.params, resolved.sampler.shape))
     said = document(store)
     if said is None:
-        strange = sorted({*store.sizes(), *store.sizes(shards.FOLDER)})
+        strange = sorted({*store.names()} - {FOLDER} | {*store.names(FOLDER)})
         if strange:
             raise ValueError(
                 f"{store} holds {strange[0]} and no {NAME}: take a folder that is empty or not "
@@ -78,19 +83,18 @@ def same(store: Store, resolved: Resolved) -> tuple[Resolved, str] | None:
     # Two machines may differ in the last bit of a coefficient, and their pictures must not.
     plan = Plan.from_json(json.dumps(said["identity"]["plan"]))
     identity = resolved.identity | {"plan": said["identity"]["plan"]}
-    return resolved._replace(plan=plan, identity=identity), said["job"]
+    return resolved.with_plan(plan, identity), shards(store)
 
 
-def agree(store: Store, resolved: Resolved) -> tuple[Resolved, str]:
+def agree(store: Store, resolved: Resolved) -> tuple[Resolved, Shards]:
     """Writes the job down where nothing is; what `same` gives otherwise, and raises."""
     if agreed := same(store, resolved):
         return agreed
-    name = name_of(resolved.identity)
-    ours = {"kind": KIND, "version": VERSION, "job": name, "asked": asked(resolved.job)}
+    ours = {"kind": KIND, "version": VERSION, "skipjax": version("skipjax")}
+    ours |= {"job": name_of(resolved.identity), "asked": fields_of(resolved.job)}
     text = json.dumps(ours | {"identity": resolved.identity}, indent=1) + "\n"
-    if not store.create(NAME, text.encode()):  # another worker was faster
-        return agree(store, resolved)
-    return resolved, name
+    store.create(NAME, text.encode())  # unless another worker was faster
+    return agree(store, resolved)
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
@@ -99,6 +103,9 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     for name in sorted({*theirs, *ours}):
         there, here = theirs.get(name), ours.get(name)
         if there == here:
+            continue
+        if name != "plan" and isinstance(there, dict) and isinstance(here, dict):
+            faults += [f"{name}.{fault}" for fault in differences(there, here)]
             continue
         if name == "plan":
             a, b = (Plan.from_json(json.dumps(plan)) for plan in (there, here))
@@ -115,7 +122,8 @@ def _alike(a: Plan, b: Plan) -> bool:
     """Whether two plans are equal up to rounding."""
     if repr(a) != repr(b):
         return False
-    columns = ("t", "alpha", "sigma", "keep", "mix", "noise", "steer", "shift", "log_variance")
+    columns = ("t", "alpha", "sigma", "keep", "mix", "noise", "guide_eps", "guide_mean")
+    columns += ("log_variance", "prior_std")
     pairs = [(getattr(a, name), getattr(b, name)) for name in columns]
     return all(
         (x is None) == (y is None) and (x is None or np.allclose(x, y, rtol=1e-9, atol=1e-12))

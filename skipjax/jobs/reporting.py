@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 
-class Report(Protocol):
-    """Told what happens."""
+class Report:
+    """Told what happens; this one keeps it to itself."""
 
     def say(self, event: str, text: str, **facts: Any) -> None:
         """Something worth a line.
@@ -30,19 +30,7 @@ class Report(Protocol):
         """Drawing has ended."""
 
 
-class Silence:
-    """Says nothing."""
-
-    def say(self, event: str, text: str, **facts: Any) -> None: ...
-
-    def begin(self, total: int, done: int) -> None: ...
-
-    def drawn(self, num: int) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class Bar:
+class Bar(Report):
     """A line for each event, and a bar with pictures per second and the time that is left."""
 
     def __init__(self) -> None:
@@ -66,7 +54,7 @@ class Bar:
             self._bar.close()
 
 
-class Lines:
+class Lines(Report):
     """A JSON object a line on stdout; how far it is, at most once a second."""
 
     def __init__(self) -> None:
@@ -82,6 +70,7 @@ class Lines:
     def drawn(self, num: int) -> None:
         self._now += num
         done, passed = self._done + self._now, time.monotonic() - self._began
+        self._total = max(self._total, done)  # more than its own, where it steals
         if time.monotonic() - self._said >= 1 or done == self._total:
             self._said = time.monotonic()
             rate = self._now / max(passed, 1e-9)
@@ -93,6 +82,3 @@ class Lines:
                 pictures_per_second=rate,
                 seconds_left=(self._total - done) / rate,
             )
-
-    def end(self) -> None:
-        pass

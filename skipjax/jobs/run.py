@@ -1,30 +1,31 @@
 """Runs a worker of a job: finds out what is left to do, does it, and can be stopped anywhere."""
 
-import dataclasses
-import hashlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from skipjax import placement
+from skipjax import sharding
 from skipjax.checks import whole
-from skipjax.jobs import locks, manifest, record, storage, workers
+from skipjax.jobs import checking, claims, record, storage, workers
+from skipjax.jobs.claims import Claims
 from skipjax.jobs.drawing import Drawn, OnNan, draw
-from skipjax.jobs.group import Group, Watch
+from skipjax.jobs.group import Group
 from skipjax.jobs.job import Job, Resolved, resolve
-from skipjax.jobs.locks import Lock, Lost, Owner
-from skipjax.jobs.manifest import Row
 from skipjax.jobs.program import Program
-from skipjax.jobs.reporting import Bar, Report, Silence
-from skipjax.jobs.shards import Layout, encode
+from skipjax.jobs.reporting import Bar, Report
+from skipjax.jobs.shards import Shards
 from skipjax.jobs.signals import Stop
-from skipjax.jobs.site import Site
-from skipjax.jobs.writing import Writer
+from skipjax.jobs.workers import Worker
+
+BEHIND = 2  # shards that may wait to be written
+POLL = 1.0  # seconds until a worker looks again what others have left
 
 
 class Outcome(NamedTuple):
@@ -77,170 +78,162 @@ def run(
     Args:
         job: What to draw.
         out: Folder of the job, or a URL that fsspec knows.
-        worker: Which of `num_workers` this process is; unless told, what Slurm or Kubernetes say,
-            or the only one.
+        worker: Which of `num_workers` this process is. Default: what Slurm or Kubernetes say, or
+            the only one.
         num_workers: How many processes share the job.
-        steal: Whether to take over shards of workers that died, and to stay until the job is done.
-        batch: Pictures at a time; 16 for each device, unless told.
+        steal: Whether to take shards of workers that are dead or slow, too, and to stay until the
+            job is done.
+        batch: Pictures at a time. Default: 16 for each device.
         split: Devices that each copy of the weights is split over.
         on_nan: "stop" at a picture that is NaN or infinite, or "skip" it and record its id.
-        devices: Where to compute; all local devices, unless told. Not with `split`.
-        report: Told what happens; a progress bar, unless told.
-        stop: Says when to stop before the next batch; KeyboardInterrupt does, unless told.
+        devices: Where to compute. Default: all local devices. Not with `split`.
+        report: Told what happens. Default: a progress bar.
+        stop: Says when to stop before the next batch. Default: KeyboardInterrupt does.
 
     Raises:
-        ValueError: If the job cannot be drawn, the folder holds another, or a worker of this
-            number is at work there.
+        ValueError: If the job cannot be drawn, or the folder holds another.
         OSError: If a file cannot be written.
         FloatingPointError: With the ids of pictures that are not finite.
-        Lost: If another process took this one's place.
     """
     place = workers.worker(worker, num_workers)
     batch = None if batch is None else whole("batch", batch, 1)
     split = whole("split", split, 1, jax.device_count())
     if on_nan not in ("stop", "skip"):
         raise ValueError(f"on_nan is {on_nan!r}: it must be 'stop' or 'skip'")
-    group, owner = Group(), Owner.here(place.count)
-    report = (report or Bar()) if group.leads else Silence()
+    group = Group()
+    report = (report or Bar()) if group.leads else Report()
     if steal and group.count > 1:
         raise ValueError("steal is for workers of their own, and these processes are one")
-    store = storage.store(out, owner.token)
-    resolved = resolve(job, _mesh(split, group))
-    resolved, name = record.agree(store, resolved)
-    site = Site(store, name, Layout.of(job), place, owner)
-    lost = threading.Event()
-    lock = Lock(store, group.name(place.index), owner, lost.set)
-    stop = stop or Stop()
-    stop.at_once = lock.release
-    with lock:
-        group.meet()
-        with Watch(store, group.others(place.index)):
-            left = group.told(site.survey(report) if group.leads else [])
-            shift = _Shift(site, resolved, report, on_nan, group)
-            shift.halt = lambda: stop.code or int(lost.is_set())
-            if left or steal and site.unmade():
-                program = Program(resolved, report, batch, devices)
-                shift.work(program, left, steal)
-        group.part(store, place.index)
-        outcome = shift.outcome()
-    if lost.is_set():
-        raise Lost(f"{store}: another process took the place of {place}; finished shards are kept")
-    return outcome
+    store = storage.store(out)
+    resolved, shards = record.agree(store, resolve(job, _mesh(split, group)))
+    with group, Claims(store, place.index) as claimed:
+        shift = _Shift(shards, place, resolved, report, on_nan, group, claimed, stop or Stop())
+        left = group.told(checking.survey(shards, place, report) if group.leads else [])
+        if left or steal and shards.unmade():
+            shift.work(Program(resolved, report, batch, devices), left, steal)
+        missing = group.told(shards.unmade() if group.leads else [])
+    if group.leads and not missing:
+        claims.clear(store)
+    return Outcome(shift.written, shift.seconds, len(missing), shift.code)
 
 
+@dataclass
 class _Shift:
     """What a worker does from the first batch to the last file."""
 
-    def __init__(
-        self, site: Site, resolved: Resolved, report: Report, on_nan: OnNan, group: Group
-    ):
-        self._site, self._resolved, self._report = site, resolved, report
-        self._on_nan: OnNan = on_nan
-        self._group = group
-        self.halt: Callable[[], int] = lambda: 0
-        self._began = self._last = time.perf_counter()
-        self._written = self._code = 0
-        self._passed = 0.0
-        self._leased: set[int] = set()
+    shards: Shards
+    worker: Worker
+    resolved: Resolved
+    report: Report
+    on_nan: OnNan
+    group: Group
+    claims: Claims
+    stop: Stop
+    written: int = 0
+    seconds: float = 0.0
+    code: int = 0
+    last: float = 0.0  # when a shard was last written
 
     def work(self, program: Program, left: list[int], steal: bool) -> None:
-        """Draws the shards that are left, and then those of workers that died."""
-        total = self._site.many(self._site.own)
-        self._report.begin(total, total - self._site.many(left))
-        self._began = self._last = time.perf_counter()
+        """Draws what is left of this worker's shards, and then of others', until all are made."""
+        layout = self.shards.layout
+        own = [shard for shard in range(layout.count) if self.worker.owns(shard)]
+        total, rest = (sum(len(layout.ids(shard)) for shard in some) for some in (own, left))
+        self.report.begin(total, total - rest)
+        began = self.last = time.perf_counter()
         try:
-            self._draw(program, self._free(left))
-            while steal and not self._stopped() and (rest := self._site.unmade()):
-                self._draw(program, self._taken(rest))
-                time.sleep(0 if self._stopped() else locks.BEAT / 5)
+            while not self._stopped() and (left := self._left(steal)):
+                before = self.written
+                self._draw(program, left)
+                if self.written == before and not self.code:  # others are at work on all of it
+                    time.sleep(POLL)
         finally:
-            self._passed = time.perf_counter() - self._began
-            self._report.end()
+            self.seconds = time.perf_counter() - began
+            self.report.end()
 
-    def outcome(self) -> Outcome:
-        """What has come of it."""
-        return Outcome(self._written, self._passed, len(self._site.unmade()), self._code)
+    def _left(self, steal: bool) -> list[int]:
+        """What is to be made: this worker's shards, and if it steals, then others' from behind."""
+        rest = self.shards.unmade() if self.group.leads else []
+        own = [shard for shard in rest if self.worker.owns(shard)]
+        theirs = [shard for shard in reversed(rest) if not self.worker.owns(shard)]
+        return self.group.told([*own, *theirs] if steal else own)
 
     def _stopped(self) -> bool:
         """Whether this process, or one that it works with, is asked to stop."""
-        self._code = self._group.most(self.halt())
-        return self._code > 0
+        self.code = self.group.most(self.stop.code)
+        return self.code > 0
 
-    def _draw(self, program: Program, some: Iterator[int]) -> None:
-        with Writer(self._write) as writer:
+    def _draw(self, program: Program, some: list[int]) -> None:
+        writing: deque[Future] = deque(maxlen=BEHIND)
+        with ThreadPoolExecutor(1) as writer:
+
+            def finish(drawn: Drawn) -> None:
+                if len(writing) == BEHIND:
+                    writing[0].result()
+                last = writing[-1] if writing else None
+                writing.append(writer.submit(self._write, drawn, last))
+
             draw(
-                self._resolved,
+                self.resolved,
                 program,
-                some,
-                self._site.layout,
-                writer.submit,
-                on_nan=self._on_nan,
+                self._claimed(some),
+                self.shards.layout,
+                finish,
+                on_nan=self.on_nan,
                 stopped=self._stopped,
-                on_batch=self._report.drawn,
-                on_host=self._group.on_host,
+                on_batch=self._drawn,
+                on_host=self.group.on_host,
             )
+            if writing:
+                writing[-1].result()
 
-    def _free(self, left: list[int]) -> Iterator[int]:
-        """Shards of this worker, but for those that others have taken meanwhile."""
-        for shard in left:
-            if shard not in locks.leased(self._site.store):
+    def _drawn(self, num: int) -> None:
+        self.report.drawn(num)
+        self.claims.renew()
+
+    def _claimed(self, some: list[int]) -> Iterator[int]:
+        """Those that no other is at work on, and none has made meanwhile."""
+        for shard in some:
+            if self.group.most(int(self.group.leads and self._take(shard))):
                 yield shard
 
-    def _taken(self, rest: list[int]) -> Iterator[int]:
-        """Shards of dead workers that this one could take."""
-        site = self._site
-        at_work = locks.living(site.store).keys() - {str(site.place.index)}
-        for shard in rest:
-            owner = str(shard % site.place.count)
-            if owner not in at_work and locks.lease(site.store, shard, site.owner):
-                self._leased.add(shard)
-                yield shard
+    def _take(self, shard: int) -> bool:
+        if not self.claims.take(shard):
+            return False
+        if shard in self.shards.unmade():
+            return True
+        self.claims.release(shard)
+        return False
 
-    def _write(self, drawn: Drawn) -> None:
-        """Stores a shard, and then its row."""
-        if not self._group.leads:
+    def _write(self, drawn: Drawn, last: Future | None) -> None:
+        if last is not None:
+            last.result()  # after an error nothing more is written
+        if not self.group.leads:
             return
-        site, began = self._site, time.perf_counter()
-        content = encode(drawn.pictures, site.layout.format)
-        name = site.layout.name(drawn.shard)
-        site.store.put(name, content)
         now = time.perf_counter()
-        seconds, self._last = now - self._last, now
+        seconds, self.last = now - self.last, now
         count = len(drawn.pictures.ids)
         metrics = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(seconds, 3),
             "pictures_per_second": round(count / max(seconds, 1e-9), 3),
-            "writing_seconds": round(now - began, 3),
-            "worker": site.place.index,
-            "num_workers": site.place.count,
-            "host": site.owner.host,
+            "worker": str(self.worker),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "jax": jax.__version__,
         }
-        row = Row(
-            site.job,
-            drawn.shard,
-            int(site.layout.ids(drawn.shard)[0]),
-            count,
-            len(content),
-            hashlib.sha256(content).hexdigest(),
-            drawn.skipped,
-            metrics,
-        )
-        site.store.append(f"{manifest.FOLDER}/{site.place.index}.jsonl", row.line())
-        if drawn.shard in self._leased:
-            locks.end_lease(site.store, drawn.shard)
-        self._written += count
+        sidecar = self.shards.put(drawn.shard, drawn.pictures, drawn.skipped, metrics)
+        self.claims.release(drawn.shard)
+        self.written += count
+        name = self.shards.layout.name(drawn.shard)
         if drawn.skipped:
-            self._report.say(
+            self.report.say(
                 "skipped",
                 f"{name}: pictures {', '.join(map(str, drawn.skipped[:8]))} are NaN or infinite "
                 "and left out",
                 ids=drawn.skipped,
             )
-        self._report.say("shard", f"{name} is written", **dataclasses.asdict(row))
+        self.report.say("shard", f"{name} is written", **asdict(sidecar))
 
 
 def _mesh(split: int, group: Group) -> Mesh | None:
-    return placement.mesh(model=split) if split > 1 or group.count > 1 else None
+    return sharding.mesh(model=split) if split > 1 or group.count > 1 else None

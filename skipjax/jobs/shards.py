@@ -1,23 +1,25 @@
-"""Shards: files of pictures, each with a fixed range of ids.
+"""Shards: files of pictures, each with a fixed range of ids and a sidecar that proves it.
 
 Shard k holds the ids k S .. (k+1) S - 1, whatever batches, devices and workers they were drawn by.
 """
 
-import io
-import tarfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from skipjax.jobs.job import Job
+from skipjax.jobs import claims, formats
+from skipjax.jobs.formats import Pictures
+from skipjax.jobs.storage import Store, read
 
-FOLDER = "shards"
-BROKEN = (zipfile.BadZipFile, tarfile.TarError)
+NAME, FOLDER = "job.json", "shards"
+NOT_MADE = "is not made yet"
+EXPORTS = ("samples_", "png")  # may stand in the folder of a job too
+READERS = 16  # files read at a time
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,6 @@ class Layout:
     size: int
     format: str
 
-    @staticmethod
-    def of(job: Job) -> "Layout":
-        """That of a job."""
-        return Layout(job.num, job.shard_size, job.format)
-
     @property
     def count(self) -> int:
         """Number of shards."""
@@ -52,113 +49,132 @@ class Layout:
         """Where a shard is kept."""
         return f"{FOLDER}/{shard:06d}.{self.format}"
 
-    def names(self) -> list[str]:
-        """Where the shards are kept, all of them."""
-        return [self.name(shard) for shard in range(self.count)]
+    def sidecar(self, shard: int) -> str:
+        """Where its sidecar is kept."""
+        return f"{FOLDER}/{shard:06d}.json"
 
 
-class Pictures(NamedTuple):
-    """What a shard holds.
+@dataclass(frozen=True)
+class Sidecar:
+    """What is known of a shard.
 
     Attributes:
-        ids: int64 [n], increasing.
-        images: uint8 [n, H, W, C].
-        labels: int32 [n], or None.
+        job: Hash of the job.
+        shard: Its number.
+        start: Id that it begins with.
+        count: Pictures in it.
+        bytes: Size of its file.
+        sha256: Of its file.
+        skipped: Ids left out, since their pictures came out NaN or infinite.
+        metrics: Who drew it, when, and how fast.
     """
 
-    ids: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray | None
-
-    def take(self, chosen: Any) -> "Pictures":
-        """Some of the pictures."""
-        labels = None if self.labels is None else self.labels[chosen]
-        return Pictures(self.ids[chosen], self.images[chosen], labels)
-
-
-def encode(pictures: Pictures, format: str) -> bytes:
-    """The file of a shard: the same bytes for the same pictures."""
-    return _to_npz(pictures) if format == "npz" else _to_tar(pictures)
+    job: str
+    shard: int
+    start: int
+    count: int
+    bytes: int
+    sha256: str
+    skipped: list[int] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def decode(content: bytes, format: str) -> Pictures:
-    """The pictures in the file of a shard.
+class Shards(NamedTuple):
+    """The shards of a job where they are kept.
 
-    Raises:
-        ValueError: If it is no such file.
+    Attributes:
+        store: Where.
+        job: Hash of the job.
+        layout: How it is cut.
     """
-    try:
-        return _of_npz(content) if format == "npz" else _of_tar(content)
-    except (ValueError, KeyError, OSError, EOFError, *BROKEN) as error:
-        raise ValueError(f"no pictures can be read from it ({error})") from None
 
+    store: Store
+    job: str
+    layout: Layout
 
-def png(image: np.ndarray) -> bytes:
-    """A picture, uint8 [H, W, C] with C 1 or 3, as PNG."""
-    content = io.BytesIO()
-    Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(content, "PNG")
-    return content.getvalue()
+    def put(
+        self, shard: int, pictures: Pictures, skipped: list[int], metrics: dict[str, Any]
+    ) -> Sidecar:
+        """Writes a shard, its sidecar first."""
+        content = formats.encode(pictures, self.layout.format)
+        start, sha256 = int(self.layout.ids(shard)[0]), hashlib.sha256(content).hexdigest()
+        num = len(pictures.ids)
+        said = Sidecar(self.job, shard, start, num, len(content), sha256, skipped, metrics)
+        text = json.dumps(asdict(said), indent=1) + "\n"
+        self.store.put(self.layout.sidecar(shard), text.encode())
+        self.store.put(self.layout.name(shard), content)
+        return said
 
+    def pictures(self, shard: int) -> Pictures:
+        """What is in a shard.
 
-@contextmanager
-def array_file(archive: zipfile.ZipFile, name: str, like: np.ndarray, num: int) -> Iterator[Any]:
-    """An array of an .npz, to be written row by row.
+        Raises:
+            ValueError: If no pictures can be read from it.
+        """
+        content = read(self.store, self.layout.name(shard)) or b""
+        return formats.decode(content, self.layout.format)
 
-    Args:
-        archive: The .npz.
-        name: Of the array.
-        like: An array of its dtype and of the shape of its rows, [..., *shape].
-        num: How many rows it will have.
-    """
-    header = np.lib.format.header_data_from_array_1_0(like) | {"shape": (num, *like.shape[1:])}
-    # A ZipInfo of its own has a fixed date: the same arrays make the same bytes.
-    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        yield file
+    def sidecar(self, shard: int) -> Sidecar | None:
+        """What is said of a shard; None where nothing that can be read is."""
+        try:
+            said = Sidecar(**json.loads(read(self.store, self.layout.sidecar(shard)) or b""))
+        except (ValueError, TypeError):
+            return None
+        return said if said.job == self.job else None
 
+    def unmade(self) -> list[int]:
+        """Those that are not finished, as far as names tell."""
+        there = {f"{FOLDER}/{name}" for name in self.store.names(FOLDER)}
+        name, sidecar = self.layout.name, self.layout.sidecar
+        every = range(self.layout.count)
+        return [shard for shard in every if not there >= {name(shard), sidecar(shard)}]
 
-def _to_npz(pictures: Pictures) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, array in pictures._asdict().items():
-            if array is not None:
-                with array_file(archive, name, array, len(array)) as file:
-                    file.write(np.ascontiguousarray(array).data)
-    return content.getvalue()
+    def faults(self, some: Iterable[int], deeply: bool = False) -> dict[int, str]:
+        """Those that are not finished and whole, each with what is wrong with it in a few words.
 
+        Every byte of them is read and compared with the sha256 in the sidecar.
 
-def _of_npz(content: bytes) -> Pictures:
-    with np.load(io.BytesIO(content)) as arrays:
-        labels = arrays["labels"] if "labels" in arrays else None
-        return Pictures(arrays["ids"], arrays["images"], labels)
+        Args:
+            some: Shards to look at.
+            deeply: Whether their pictures are looked at, too.
+        """
+        some = list(some)
+        with ThreadPoolExecutor(READERS) as readers:
+            found = readers.map(lambda shard: self._fault(shard, deeply), some)
+            return {shard: fault for shard, fault in zip(some, found, strict=True) if fault}
 
+    def foreign(self) -> list[str]:
+        """Files in the job's folder that are none of its own."""
+        layout, ours = self.layout, {NAME, FOLDER, claims.FOLDER}
+        theirs = [n for n in self.store.names() if n not in ours and not n.startswith(EXPORTS)]
+        every = range(layout.count)
+        known = {name(shard) for shard in every for name in (layout.name, layout.sidecar)}
+        inside = {f"{FOLDER}/{name}" for name in self.store.names(FOLDER)}
+        return sorted([*theirs, *(inside - known)])
 
-def _to_tar(pictures: Pictures) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for i, id in enumerate(pictures.ids):
-            parts = {"png": png(pictures.images[i])}
-            if pictures.labels is not None:
-                parts["cls"] = str(pictures.labels[i]).encode()
-            for extension, part in parts.items():
-                member = tarfile.TarInfo(f"{id:010d}.{extension}")
-                member.size = len(part)
-                tar.addfile(member, io.BytesIO(part))
-    return content.getvalue()
+    def _fault(self, shard: int, deeply: bool) -> str | None:
+        said = self.sidecar(shard)
+        try:
+            with self.store.open(self.layout.name(shard)) as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.seek(0, 2)
+        except FileNotFoundError:
+            return NOT_MADE if said is None else "is missing"
+        if said is None:
+            return "has no sidecar that can be read"
+        if size != said.bytes:
+            return f"has {size:,} bytes instead of {said.bytes:,}"
+        if sha256 != said.sha256:
+            return "is not what was written: its sha256 is another"
+        return self._misfit(shard, said) if deeply else None
 
-
-def _of_tar(content: bytes) -> Pictures:
-    images, labels = {}, {}
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        for member in tar:
-            stem, _, extension = member.name.partition(".")
-            part: Any = tar.extractfile(member)
-            if extension == "png":
-                pixels = np.asarray(Image.open(part))
-                images[int(stem)] = pixels if pixels.ndim == 3 else pixels[..., None]
-            else:
-                labels[int(stem)] = int(part.read())
-    ids = sorted(images)
-    stacked = np.stack([images[id] for id in ids]) if ids else np.zeros((0, 0, 0, 0), np.uint8)
-    known = np.array([labels[id] for id in ids], np.int32) if labels else None
-    return Pictures(np.array(ids, int), stacked, known)
+    def _misfit(self, shard: int, said: Sidecar) -> str | None:
+        """What is wrong with the pictures of a shard whose bytes are right."""
+        try:
+            pictures = self.pictures(shard)
+        except ValueError as error:
+            return str(error)
+        wanted = sorted({*self.layout.ids(shard).tolist()} - {*said.skipped})
+        if pictures.ids.tolist() != wanted or len(pictures.images) != len(wanted):
+            return f"holds {len(pictures.ids)} pictures, and not those of its ids"
+        return None

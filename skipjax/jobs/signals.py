@@ -5,7 +5,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 GRACE = 8.0  # seconds between the first signal and the end, come what may
@@ -20,12 +19,10 @@ class Stop:
 
     Attributes:
         signal: The number of the signal that came, or None.
-        at_once: What is done even then.
     """
 
     def __init__(self):
         self.signal: int | None = None
-        self.at_once: Callable[[], None] = lambda: None
         self._before: dict[int, Any] = {}
         self._last: threading.Timer | None = None
 
@@ -70,7 +67,4 @@ class Stop:
         self._read.close()
 
     def _exit(self) -> None:
-        last = threading.Thread(target=self.at_once, daemon=True)
-        last.start()
-        last.join(1.0)  # a store that hangs must not hold the process
         os._exit(self.code)

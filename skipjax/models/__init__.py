@@ -1,9 +1,9 @@
 """Flax networks and their configs."""
 
 from skipjax.models.classifier import Classifier as Classifier
-from skipjax.models.config import ClassifierConfig as ClassifierConfig
-from skipjax.models.config import UNetConfig as UNetConfig
+from skipjax.models.classifier import ClassifierConfig as ClassifierConfig
 from skipjax.models.networks import example as example
 from skipjax.models.networks import network as network
 from skipjax.models.networks import param_shapes as param_shapes
 from skipjax.models.unet import UNet as UNet
+from skipjax.models.unet import UNetConfig as UNetConfig

@@ -1,16 +1,89 @@
 """ADM's classifier of noisy pictures, whose gradient guides (arXiv:2105.05233, section 4)."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from skipjax.models.attention import attention
 from skipjax.models.blocks import GroupNorm
-from skipjax.models.config import ClassifierConfig
+from skipjax.models.config import EncoderConfig
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import Encoder, check_pictures, embed_time
 
+POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
 _HIDDEN = 2048  # width between the two layers of the spatial pools
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(EncoderConfig):
+    """Architecture of a classifier of noisy pictures: the arguments of `EncoderConfig`, and this.
+
+    Args:
+        pool: How the classes are read off the features: "adaptive" (their mean over the
+            coarsest level), "attention" (the mean asks the pixels; all released ones), "spatial"
+            or "spatial_v2" (two layers over the means of every level).
+    """
+
+    pool: str = "adaptive"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pool not in POOLS:
+            raise ValueError(f"pool is {self.pool!r}: it must be one of {', '.join(POOLS)}")
+        if self.pool != "attention":
+            return
+        if self.num_head_channels == -1:
+            raise ValueError(
+                "num_head_channels is -1, which leaves the heads of attention pooling open: give "
+                "the channels per head, e.g. 64"
+            )
+        if any(side < 1 or side % self.factor for side in self.size):
+            raise ValueError(
+                f"image_size is {self.image_size}: attention pooling over "
+                f"{len(self.channel_mult)} levels needs a multiple of {self.factor}"
+            )
+
+    def init(self, key: jax.Array) -> Any:
+        """Params drawn at random, nested dict of float32 arrays."""
+        return self.module().init(key, *self.example())["params"]
+
+    def apply(
+        self,
+        params: Any,
+        x: jax.Array,
+        t: jax.Array,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        dropout: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits, float32 [B, out_channels], of noisy pictures.
+
+        Args:
+            params: As `init` makes them.
+            x: Noisy pictures, float [B, H, W, in_channels].
+            t: Times, float [B].
+            dtype: To compute in: float32, bfloat16 or float16.
+            remat: Whether blocks are computed again in the backward pass, to save memory.
+            dropout: Key of the dropout of training; default: none.
+        """
+        rngs = None if dropout is None else {"dropout": dropout}
+        return self.module(dtype, remat).apply(
+            {"params": params}, x, t, train=dropout is not None, rngs=rngs
+        )
+
+    def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
+        """The Flax module."""
+        return Classifier(self, jnp.dtype(dtype), remat)
+
+    def example(self) -> tuple[jax.Array, ...]:
+        """The least arguments that the module takes: x and t."""
+        size = self.size if self.pool == "attention" else (self.factor, self.factor)
+        return jnp.zeros((1, *size, self.in_channels)), jnp.zeros(1)
 
 
 class Classifier(nn.Module):
@@ -46,11 +119,11 @@ class Classifier(nn.Module):
         """
         config = self.config
         check_pictures(config, x)
-        side = config.image_size
-        if config.pool == "attention" and x.shape[1:3] != (side, side):
+        if config.pool == "attention" and x.shape[1:3] != config.size:
+            height, width = config.size
             raise ValueError(
                 f"x is {x.shape[1]} x {x.shape[2]} pixels: attention pooling has a place for "
-                f"every pixel of {side} x {side} alone (image_size = {side})"
+                f"every pixel of {height} x {width} alone (image_size = {config.image_size})"
             )
         encoder = Encoder(config, embed_time(config, t), self.dtype, self.remat, train)
         features = encoder.down(x.astype(self.dtype))

@@ -1,10 +1,9 @@
-"""What fixes the shape of a network, as frozen data."""
+"""What fixes the shape of an ADM network, as frozen data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 GROUPS = 32  # of every group norm in ADM
-POOLS = ("adaptive", "attention", "spatial", "spatial_v2")
 
 
 @dataclass(frozen=True)
@@ -12,7 +11,8 @@ class EncoderConfig:
     """What the U-Net and the classifier have in common, in guided-diffusion's argument names.
 
     Args:
-        image_size: Side of the square pictures it is meant for, in pixels.
+        image_size: Pixels of the pictures it is meant for: a side of square ones, or (height,
+            width).
         in_channels: Channels of x_t.
         model_channels: Base width; 4 times as many carry the time embedding.
         out_channels: Channels of the output; of a U-Net whose variance is learned, twice
@@ -33,7 +33,7 @@ class EncoderConfig:
         ValueError: For a value that no network can be built from.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
     in_channels: int
     model_channels: int
     out_channels: int
@@ -53,6 +53,9 @@ class EncoderConfig:
         # JSON has no tuples, and a config must hash to be static under jit.
         object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        if not isinstance(self.image_size, int):
+            h, w = self.image_size
+            object.__setattr__(self, "image_size", h if h == w else (h, w))
         if not self.channel_mult:
             raise ValueError("channel_mult is empty: give one width per level, e.g. (1, 2, 4)")
         if not 0 <= self.dropout < 1:
@@ -69,6 +72,17 @@ class EncoderConfig:
                     f"(num_heads {self.num_heads}, num_head_channels {self.num_head_channels}, "
                     f"num_heads_upsample {self.num_heads_upsample})"
                 )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures it is meant for."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one picture."""
+        return *self.size, self.in_channels
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -103,62 +117,3 @@ class EncoderConfig:
             return self.num_head_channels > 0 and channels % self.num_head_channels == 0
         heads = self.heads(channels), self.heads(channels, decoder=True)
         return all(number > 0 and channels % number == 0 for number in heads)
-
-
-@dataclass(frozen=True)
-class UNetConfig(EncoderConfig):
-    """Architecture of an ADM U-Net: the arguments of `EncoderConfig`, and these.
-
-    guided-diffusion's `SuperResModel(in_channels=3, ...)` is the one with `in_channels` 3 and
-    `low_res_channels` 3.
-
-    Args:
-        num_classes: Number of class labels, or None for an unconditional network.
-        low_res_channels: Channels of the low-resolution picture that is enlarged and put beside
-            x_t, of a network for super-resolution; 0 for none.
-    """
-
-    num_classes: int | None = None
-    low_res_channels: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(
-                f"num_classes is {self.num_classes}: at least 1, or None for no labels"
-            )
-        if self.low_res_channels < 0:
-            raise ValueError(
-                f"low_res_channels is {self.low_res_channels}: at least 1, or 0 for a network "
-                "that sees no low-resolution picture"
-            )
-
-
-@dataclass(frozen=True)
-class ClassifierConfig(EncoderConfig):
-    """Architecture of a classifier of noisy pictures: the arguments of `EncoderConfig`, and this.
-
-    Args:
-        pool: How the classes are read off the features: "adaptive" (their mean over the
-            coarsest level), "attention" (the mean asks the pixels; all released ones), "spatial"
-            or "spatial_v2" (two layers over the means of every level).
-    """
-
-    pool: str = "adaptive"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.pool not in POOLS:
-            raise ValueError(f"pool is {self.pool!r}: it must be one of {', '.join(POOLS)}")
-        if self.pool != "attention":
-            return
-        if self.num_head_channels == -1:
-            raise ValueError(
-                "num_head_channels is -1, which leaves the heads of attention pooling open: give "
-                "the channels per head, e.g. 64"
-            )
-        if self.image_size < 1 or self.image_size % self.factor:
-            raise ValueError(
-                f"image_size is {self.image_size}: attention pooling over "
-                f"{len(self.channel_mult)} levels needs a multiple of {self.factor}"
-            )

@@ -16,11 +16,13 @@ COLUMNS = {  # name: axes
     "keep": 1,
     "mix": 2,
     "noise": 1,
-    "steer": 1,
-    "shift": 1,
+    "guide_eps": 1,
+    "guide_mean": 1,
     "log_variance": 2,
+    "prior_std": 0,
 }
-OPTIONAL = {"steer", "shift", "log_variance"}
+OPTIONAL = {"guide_eps", "guide_mean", "log_variance", "prior_std"}
+OLDER = {"steer": "guide_eps", "shift": "guide_mean"}  # names in files of earlier releases
 
 
 def dumps(plan: Plan) -> str:
@@ -63,10 +65,12 @@ def loads(text: str) -> Plan:
     if space not in ("x_0", "eps"):
         raise ValueError(f"the plan's space is {space!r}: it must be 'x_0' or 'eps'")
     origin = _origin(content)
+    content = {OLDER.get(name, name): value for name, value in content.items()}
     columns = {name: _column(content, name) for name in COLUMNS}
     if content:
         raise ValueError(f"the plan holds {', '.join(map(repr, content))}, which nothing reads")
-    if len({len(column) for column in columns.values() if column is not None}) != 1:
+    lengths = {len(column) for column in columns.values() if column is not None and column.ndim}
+    if len(lengths) != 1:
         raise ValueError("the plan's columns have different lengths")
     return Plan(**columns, space=space, origin=origin)
 
@@ -92,7 +96,7 @@ def _column(content: dict, name: str) -> np.ndarray | None:
     column: Any = content.pop(name, ())
     fits = _numbers(column, COLUMNS[name]) and np.size(column) > 0
     if not fits or name == "log_variance" and np.shape(column)[1] != 2:
-        axes = "[N]" if COLUMNS[name] == 1 else "[N, 2]" if name == "log_variance" else "[N, K]"
+        axes = ("[]", "[N]", "[N, 2]" if name == "log_variance" else "[N, K]")[COLUMNS[name]]
         raise ValueError(f"the plan's {name} must be finite numbers, {axes}")
     return np.array(column, np.float64)
 

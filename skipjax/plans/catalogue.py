@@ -1,30 +1,25 @@
 """What samplers there are: every plan by name, with its order and what a step of it costs."""
 
+import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
+from skipjax import grids
+from skipjax.checks import whole
 from skipjax.plans.ddim import ddim, ddpm
 from skipjax.plans.deis import Variable, deis
-from skipjax.plans.dpm import (
-    dpm_1,
-    dpm_2m,
-    dpm_3m,
-    dpmpp_1,
-    dpmpp_1_sde,
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    dpmpp_3m,
-    dpmpp_3m_sde,
-)
+from skipjax.plans.dpm import dpm
 from skipjax.plans.euler import euler, euler_ancestral, heun
 from skipjax.plans.plan import Plan
 from skipjax.plans.pndm import f_pndm, ipndm, plms, s_pndm
-from skipjax.plans.singlestep import dpm_2s, dpm_3s, dpm_fast, dpmpp_2s, dpmpp_3s
+from skipjax.plans.singlestep import dpm_fast, dpm_singlestep
 from skipjax.plans.unipc import unipc
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import as_schedule
 
 
 class Method(NamedTuple):
@@ -48,6 +43,11 @@ class Method(NamedTuple):
     fewest: int = 1
 
     @property
+    def least(self) -> int:
+        """The fewest calls that it makes."""
+        return self.calls * self.fewest + self.more
+
+    @property
     def nfe(self) -> str:
         """Calls for N times, as people write it: "2 N - 1"."""
         return (
@@ -56,6 +56,32 @@ class Method(NamedTuple):
             + (f" {'+' if self.more > 0 else '-'} {abs(self.more)}" if self.more else "")
         )
 
+
+def _row(name: str, writer: Callable[..., Plan], **fixed: Any) -> Callable[..., Plan]:
+    """A function with some arguments fixed, whose plans have a name of their own."""
+
+    def write(schedule: Schedule, times: ArrayLike, **options: Any) -> Plan:
+        return writer(schedule, times, **(fixed | options)).named(name)
+
+    arguments = ", ".join(f"{key}={value!r}" for key, value in fixed.items())
+    write.__name__ = write.__qualname__ = name
+    write.__doc__ = f"`{writer.__name__}` with {arguments}; its other arguments as keywords."
+    return write
+
+
+dpm_1 = _row("dpm_1", dpm, order=1, space="eps")
+dpm_2m = _row("dpm_2m", dpm, order=2, space="eps")
+dpm_3m = _row("dpm_3m", dpm, order=3, space="eps")
+dpmpp_1 = _row("dpmpp_1", dpm, order=1)
+dpmpp_2m = _row("dpmpp_2m", dpm, order=2)
+dpmpp_3m = _row("dpmpp_3m", dpm, order=3)
+dpmpp_1_sde = _row("dpmpp_1_sde", dpm, order=1, eta=1.0)
+dpmpp_2m_sde = _row("dpmpp_2m_sde", dpm, order=2, eta=1.0)
+dpmpp_3m_sde = _row("dpmpp_3m_sde", dpm, order=3, eta=1.0)
+dpm_2s = _row("dpm_2s", dpm_singlestep, order=2, space="eps")
+dpm_3s = _row("dpm_3s", dpm_singlestep, order=3, space="eps")
+dpmpp_2s = _row("dpmpp_2s", dpm_singlestep, order=2)
+dpmpp_3s = _row("dpmpp_3s", dpm_singlestep, order=3)
 
 # Name, variable, what the polynomials are in, and their degrees.
 DEIS: tuple[tuple[str, Variable, str, tuple[int, ...]], ...] = (
@@ -85,7 +111,10 @@ METHODS: dict[str, Method] = {
     "dpmpp_2m": Method(dpmpp_2m, 2, "DPM-Solver++(2M)", fewest=2),
     "dpmpp_3m": Method(dpmpp_3m, 3, "DPM-Solver++(3M), of true order 3", fewest=3),
     "dpmpp_3m_diffusers": Method(
-        partial(dpmpp_3m, compat="diffusers"), 2, "DPM-Solver++(3M) as others have it", fewest=3
+        _row("dpmpp_3m_diffusers", dpmpp_3m, compat="diffusers"),
+        2,
+        "DPM-Solver++(3M) as others have it",
+        fewest=3,
     ),
     "dpmpp_1_sde": Method(dpmpp_1_sde, 1, "SDE-DPM-Solver++(1): DDIM with eta 1"),
     "dpmpp_2m_sde": Method(dpmpp_2m_sde, 2, "SDE-DPM-Solver++(2M)", fewest=2),
@@ -121,7 +150,7 @@ def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA)
     """The plan of a method by its name.
 
     Args:
-        name: One of `METHODS`.
+        name: One of `METHODS`, or what other libraries call it.
         schedule: The forward process.
         times: Where steps begin, [N], strictly decreasing, in 0 .. T-1, real or whole.
         end: Where the picture stands: a time below the last, or the data.
@@ -129,7 +158,8 @@ def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA)
     Raises:
         ValueError: For a name that is not known, or times that do not fit.
     """
-    return _method(name).write(schedule, times, end=end).named(name)
+    name = method_name(name)
+    return METHODS[name].write(schedule, times, end=end).named(name)
 
 
 def times_for(name: str, nfe: int) -> int:
@@ -138,7 +168,8 @@ def times_for(name: str, nfe: int) -> int:
     Raises:
         ValueError: For a name that is not known, or a number of calls that it cannot make.
     """
-    method = _method(name)
+    name = method_name(name)
+    method = METHODS[name]
     num, rest = divmod(nfe - method.more, method.calls)
     if rest or num < method.fewest:
         raise ValueError(
@@ -147,7 +178,73 @@ def times_for(name: str, nfe: int) -> int:
     return num
 
 
-def _method(name: str) -> Method:
-    if name not in METHODS:
-        raise ValueError(f"plan is {name!r}: it must be one of {', '.join(METHODS)}")
-    return METHODS[name]
+# What other libraries call them, as `_squeezed` has it.
+ALIASES = {
+    "eulera": "euler_ancestral",
+    "edm": "heun",
+    "unipc": "unipc_2",
+    "lms": "deis_rhoab3",
+    "ipndm": "ipndm_4",
+    "dpmsolverpp": "dpmpp_2m",
+    "dpmsolver": "dpm_2m",
+    "dpmppsde": "dpmpp_1_sde",
+}
+
+
+def method_name(name: str) -> str:
+    """The name in `METHODS` of what is also written "DPM++ 2M", "dpmpp-2m", "euler_a", ...
+
+    Raises:
+        ValueError: For a name that is not known, with the nearest that is.
+    """
+    squeezed = {_squeezed(known): known for known in METHODS}
+    key = _squeezed(name) if isinstance(name, str) else ""
+    if found := squeezed.get(key) or ALIASES.get(key):
+        return found
+    near = get_close_matches(key, [*squeezed, *ALIASES], 1)
+    hint = f"; did you mean {squeezed.get(near[0]) or ALIASES[near[0]]}?" if near else ""
+    raise ValueError(f"plan is {name!r}: it must be one of {', '.join(METHODS)}{hint}")
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "p"))
+
+
+def with_nfe(
+    name: str,
+    schedule: Schedule,
+    nfe: int,
+    grid: str = "trailing",
+    *,
+    nearest: bool = False,
+    **options: Any,
+) -> Plan:
+    """The plan of a method that calls the network `nfe` times and ends at the data.
+
+    Args:
+        name: One of `METHODS`, or an alias.
+        schedule: The forward process.
+        nfe: Number of calls.
+        grid: One of `grids.GRIDS`.
+        nearest: Whether to take, where the method cannot make `nfe` calls, the most below it.
+        options: Further arguments of the method.
+
+    Raises:
+        ValueError: If the method cannot make so many calls, with the numbers near it that it can.
+    """
+    name, schedule = method_name(name), as_schedule(schedule)
+    method, nfe = METHODS[name], whole("nfe", nfe, 1)
+
+    def written(num: int) -> Plan:
+        times = grids.named(grid, schedule, num)
+        return method.write(schedule, times, **options).named(name)
+
+    below = (nfe - method.more) // method.calls
+    # A step from zero SNR has fewer calls: one time more may be needed.
+    made = [written(num) for num in (below, below + 1) if method.fewest <= num <= schedule.T]
+    fits = [plan for plan in made if plan.nfe == nfe]
+    fits += [plan for plan in made if plan.nfe < nfe][::-1] if nearest else []
+    if not fits:
+        near = " or ".join(str(plan.nfe) for plan in made) or f"{method.least} or more"
+        raise ValueError(f"nfe is {nfe}: {name} has {near} calls ({method.nfe} for N times)")
+    return fits[0]

@@ -22,8 +22,10 @@ from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan
 from skipjax.plans.tape import Form, Tape
 from skipjax.schedules import DATA, VARIANCES, Posterior, Schedule, Variance, posterior
+from skipjax.schedules.arguments import takes_schedule
 
 
+@takes_schedule
 def ddpm(
     schedule: Schedule, times: ArrayLike, variance: Variance = "small", *, end: float = DATA
 ) -> Plan:
@@ -48,6 +50,7 @@ def ddpm(
     return hybrid(schedule, times, cutoff=0, variance=variance, end=end).named("ddpm")
 
 
+@takes_schedule
 def ddim(schedule: Schedule, times: ArrayLike, eta: ArrayLike = 0.0, *, end: float = DATA) -> Plan:
     """DDIM: jumps that need not be Markov, with as much noise as one likes.
 
@@ -94,6 +97,7 @@ def per_step(eta: ArrayLike, num: int) -> np.ndarray:
     return np.broadcast_to(eta, num)
 
 
+@takes_schedule
 def hybrid(
     schedule: Schedule,
     times: ArrayLike,
@@ -138,6 +142,7 @@ def hybrid(
     return tape.plan(x, "hybrid", end)
 
 
+@takes_schedule
 def skipped(
     schedule: Schedule, skip: int = 20, cutoff: int = 0, variance: Variance = "small"
 ) -> Plan:
@@ -158,6 +163,7 @@ def skipped(
     return hybrid(schedule, grids.skipped(schedule.T, skip), cutoff, variance).named("skipped")
 
 
+@takes_schedule
 def respaced(schedule: Schedule, steps: str, variance: Variance = "small") -> Plan:
     """ADM's own sampler for one of its `timestep_respacing` strings.
 

@@ -21,12 +21,14 @@ from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan
 from skipjax.plans.tape import Form, Tape, combine
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 Variable = Literal["t", "rho", "log_rho"]
 NAMES = {"t": "deis_tab", "rho": "deis_rhoab", "log_rho": "deis_log_rho"}
 POINTS, WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
+@takes_schedule
 def deis(
     schedule: Schedule,
     times: ArrayLike,

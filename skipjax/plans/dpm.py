@@ -24,202 +24,79 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
+from skipjax.checks import whole
 from skipjax.plans.ddim import per_step
 from skipjax.plans.exponential import Step, usable
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan, Space
 from skipjax.plans.tape import Form, Tape
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 SolverType = Literal["midpoint", "heun"]
 
 
-def dpm_1(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
-    """DPM-Solver-1: DDIM without noise, by another way. Arguments as in `dpm_2m`."""
-    return _multistep(schedule, times, end, "eps", 1).named("dpm_1")
-
-
-def dpm_2m(
+@takes_schedule
+def dpm(
     schedule: Schedule,
     times: ArrayLike,
     *,
+    order: int = 2,
+    space: Space = "x_0",
+    eta: ArrayLike = 0.0,
     end: float = DATA,
     lower_order_final: bool = False,
     solver_type: SolverType = "midpoint",
+    compat: Literal["diffusers"] | None = None,
 ) -> Plan:
-    """DPM-Solver with two predictions of eps a step, of order 2.
+    """Multistep DPM-Solver (space "eps") and DPM-Solver++ ("x_0"), of order 1 .. 3.
 
-        D_1 = (m_i - m_{i-1}) / r,   r = (log_snr_i - log_snr_{i-1}) / h
+    With r_0 = (l_i - l_{i-1}) / h, r_1 = (l_{i-1} - l_{i-2}) / h, E_0 = (m_i - m_{i-1}) / r_0 and
+    E_1 = (m_{i-1} - m_{i-2}) / r_1,
+
+        order 2     D_1 = E_0
+        order 3     D_1 = E_0 + r_0 / (r_0 + r_1) (E_0 - E_1)
+                    D_2 = 2 (E_0 - E_1) / (r_0 + r_1)
+
+    With eta it is SDE-DPM-Solver++, the reverse SDE in place of the ODE: in order 1
+
+        x_t = sigma_t / sigma_s e^(-eta h) x_s + alpha_t (1 - e^(-(1 + eta) h)) x_0
+              + sigma_t sqrt(1 - e^(-2 eta h)) z
+
+    which with eta 1 is DDIM's with eta 1. Orders 2 and 3 are then of weak order 2: polynomials do
+    not see through noise.
 
     Args:
         schedule: The forward process.
         times: Where the network is called, [N], strictly decreasing, in 0 .. T-1, real or whole.
+        order: How many predictions a step takes, 1 .. 3.
+        space: What is predicted: "x_0" or "eps".
+        eta: Strength of the noise, 0 .. 1, in "x_0" alone: 0 is the ODE, 1 the reverse diffusion.
+            One number, or one per step, [N]. Between the two it is not DDIM's: as steps grow
+            short, DDIM with eta is this with eta^2.
         end: Where the picture stands: a time below the last, or the data. A step to the data is of
             order 1, since it is infinitely long in log_snr.
         lower_order_final: Whether the last steps go down to order 1, as diffusers does for few
             calls. It limits the order of convergence.
         solver_type: How a step of order 2 uses D_1.
-
-    Raises:
-        ValueError: If `times` do not fit the schedule, or are fewer than the order.
-    """
-    return _multistep(
-        schedule, times, end, "eps", 2, lower_order_final, solver_type=solver_type
-    ).named("dpm_2m")
-
-
-def dpm_3m(
-    schedule: Schedule,
-    times: ArrayLike,
-    *,
-    end: float = DATA,
-    lower_order_final: bool = False,
-    solver_type: SolverType = "midpoint",
-    compat: Literal["diffusers"] | None = None,
-) -> Plan:
-    """DPM-Solver with three predictions of eps a step, of order 3. See `dpmpp_3m`."""
-    return _multistep(
-        schedule, times, end, "eps", 3, lower_order_final, solver_type, compat
-    ).named("dpm_3m")
-
-
-def dpmpp_1(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
-    """DPM-Solver++-1: DDIM without noise, by another way. Arguments as in `dpm_2m`."""
-    return _multistep(schedule, times, end, "x_0", 1).named("dpmpp_1")
-
-
-def dpmpp_2m(
-    schedule: Schedule,
-    times: ArrayLike,
-    *,
-    end: float = DATA,
-    lower_order_final: bool = False,
-    solver_type: SolverType = "midpoint",
-) -> Plan:
-    """DPM-Solver++ with two predictions of x_0 a step, of order 2: `dpm_2m` on x_0.
-
-    Source: arXiv:2211.01095, algorithm 2.
-    """
-    return _multistep(
-        schedule, times, end, "x_0", 2, lower_order_final, solver_type=solver_type
-    ).named("dpmpp_2m")
-
-
-def dpmpp_3m(
-    schedule: Schedule,
-    times: ArrayLike,
-    *,
-    end: float = DATA,
-    lower_order_final: bool = False,
-    solver_type: SolverType = "midpoint",
-    compat: Literal["diffusers"] | None = None,
-) -> Plan:
-    """DPM-Solver++ with three predictions of x_0 a step, of order 3.
-
-    With r_0 = (l_i - l_{i-1}) / h, r_1 = (l_{i-1} - l_{i-2}) / h, E_0 = (m_i - m_{i-1}) / r_0 and
-    E_1 = (m_{i-1} - m_{i-2}) / r_1,
-
-        D_1 = E_0 + r_0 / (r_0 + r_1) (E_0 - E_1)
-        D_2 = 2 (E_0 - E_1) / (r_0 + r_1)
-
-    Args:
-        schedule: The forward process.
-        times: Where the network is called, [N], strictly decreasing, in 0 .. T-1, real or whole.
-        end: Where the picture stands, as in `dpm_2m`.
-        lower_order_final: As in `dpm_2m`.
-        solver_type: Of the second step, which is of order 2.
         compat: "diffusers" for the factor 1 in place of the 2 of D_2 that dpm-solver, diffusers
             and k-diffusion have. Half a second derivative leaves order 2; at few calls it is
-            sometimes the better one.
+            sometimes the better one. The SDE of diffusers has, beside that factor, a term of the
+            wrong sign, and is not offered.
 
     Raises:
-        ValueError: As in `dpm_2m`, or for another `compat`.
+        ValueError: If `times` do not fit the schedule, or are fewer than the order; for an order,
+            eta, form or space that there is none of.
+
+    Sources: arXiv:2206.00927; arXiv:2211.01095, algorithm 2 and section 5; eta as in k-diffusion.
     """
-    return _multistep(
-        schedule, times, end, "x_0", 3, lower_order_final, solver_type, compat
-    ).named("dpmpp_3m")
-
-
-def dpmpp_1_sde(
-    schedule: Schedule, times: ArrayLike, eta: ArrayLike = 1.0, *, end: float = DATA
-) -> Plan:
-    """The reverse SDE with x_0 held through each step; with eta 1 it is DDIM's with eta 1.
-
-        x_t = sigma_t / sigma_s e^(-eta h) x_s + alpha_t (1 - e^(-(1 + eta) h)) x_0
-              + sigma_t sqrt(1 - e^(-2 eta h)) z
-
-    Args:
-        schedule: The forward process.
-        times: Where the network is called, [N], strictly decreasing, in 0 .. T-1, real or whole.
-        eta: Strength of the noise, 0 .. 1: 0 is the ODE, 1 the reverse diffusion. One number, or
-            one per step, [N]. Between the two it is not DDIM's: as steps grow short, DDIM with eta
-            is this with eta^2.
-        end: Where the picture stands, as in `dpm_2m`.
-
-    Raises:
-        ValueError: If `times` do not fit the schedule, or an eta is outside 0 .. 1.
-
-    Source: arXiv:2211.01095, section 5; eta as in k-diffusion.
-    """
-    return _multistep(schedule, times, end, "x_0", 1, eta=eta).named("dpmpp_1_sde")
-
-
-def dpmpp_2m_sde(
-    schedule: Schedule,
-    times: ArrayLike,
-    eta: ArrayLike = 1.0,
-    *,
-    end: float = DATA,
-    lower_order_final: bool = False,
-    solver_type: SolverType = "midpoint",
-) -> Plan:
-    """`dpmpp_1_sde` with two predictions a step: x_0 + D_1 / 2 in place of x_0, or w_1 D_1 added.
-
-    Of a Gaussian its mean and covariance converge with order 2.
-
-    Args as there and in `dpm_2m`.
-    """
-    return _multistep(
-        schedule, times, end, "x_0", 2, lower_order_final, solver_type, eta=eta
-    ).named("dpmpp_2m_sde")
-
-
-def dpmpp_3m_sde(
-    schedule: Schedule,
-    times: ArrayLike,
-    eta: ArrayLike = 1.0,
-    *,
-    end: float = DATA,
-    lower_order_final: bool = False,
-    solver_type: SolverType = "midpoint",
-    compat: Literal["diffusers"] | None = None,
-) -> Plan:
-    """`dpmpp_1_sde` with three predictions a step: w_1 D_1 + w_2 D_2 added, D_k as in `dpmpp_3m`.
-
-    Of weak order 2, as `dpmpp_2m_sde` is: polynomials do not see through noise. Args as there;
-    `compat` gives k-diffusion's factor. diffusers' own has, beside that factor, a term of the
-    wrong sign, and is not offered.
-    """
-    return _multistep(
-        schedule, times, end, "x_0", 3, lower_order_final, solver_type, compat, eta
-    ).named("dpmpp_3m_sde")
-
-
-def _multistep(
-    schedule: Schedule,
-    times: ArrayLike,
-    end: float,
-    space: Space,
-    order: int,
-    lower_order_final: bool = False,
-    solver_type: SolverType = "midpoint",
-    compat: Literal["diffusers"] | None = None,
-    eta: ArrayLike = 0.0,
-) -> Plan:
+    order = whole("order", order, 1, 3)
     check_forms(solver_type, compat)
     levels = path(schedule, times, end, fewest=order)
     num = len(levels) - 1
     etas = per_step(eta, num)
+    if space == "eps" and etas.any():
+        raise ValueError(f"eta is {eta}, and space 'eps': noise is added in space 'x_0' alone")
     tape = Tape(schedule, space)
     x = tape.start()
     past: list[tuple[Level, Form]] = []
@@ -231,7 +108,9 @@ def _multistep(
         x = step.keep * called.x + advance(step, known, solver_type, compat)
         if step.noise:
             x += step.noise * tape.noise()
-    return tape.plan(x, end=end)
+    name = "dpm" if space == "eps" else "dpmpp"
+    step_name = "1" if order == 1 else f"{order}m"
+    return tape.plan(x, f"{name}_{step_name}{'_sde' if etas.any() else ''}", end)
 
 
 def advance(
@@ -246,7 +125,7 @@ def advance(
         step: From s to t.
         points: Where and what was predicted: at s first, then at up to two other levels.
         solver_type: Of order 2.
-        compat: As in `dpmpp_3m`.
+        compat: As in `dpm`.
     """
     v = step.nodes([level for level, _ in points])
     m = [prediction for _, prediction in points]

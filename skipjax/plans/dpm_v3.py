@@ -38,6 +38,7 @@ from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan
 from skipjax.plans.tape import Called, Form, Tape, combine
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 Points = list[tuple[Level, Form]]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
@@ -57,6 +58,7 @@ class Statistics(NamedTuple):
     s: np.ndarray
 
 
+@takes_schedule
 def dpm_v3(
     schedule: Schedule,
     times: ArrayLike,

@@ -13,8 +13,10 @@ from skipjax.plans.path import path
 from skipjax.plans.plan import Plan
 from skipjax.plans.tape import Tape
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 
+@takes_schedule
 def euler(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
     """x_t / alpha_t = x_s / alpha_s + (rho_t - rho_s) eps: DDIM without noise, by another way.
 
@@ -31,6 +33,7 @@ def euler(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
     return euler_ancestral(schedule, times, 0.0, end=end).named("euler")
 
 
+@takes_schedule
 def euler_ancestral(
     schedule: Schedule, times: ArrayLike, eta: ArrayLike = 1.0, *, end: float = DATA
 ) -> Plan:
@@ -62,6 +65,7 @@ def euler_ancestral(
     return tape.plan(x, "euler_ancestral", end)
 
 
+@takes_schedule
 def heun(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
     """Euler's step, corrected by the slope at its end: two calls a step, of order 2.
 

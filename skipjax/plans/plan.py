@@ -8,17 +8,18 @@ where x_i is the point at which the network is called for the i-th time, m_i wha
 there, z_i fresh noise, and x_N the picture.
 
 Two things join where a network offers them. With g_i the gradient that guides (of log p(y | x_i),
-scaled), a row says by `steer` how much of it goes into the prediction, as eps_i - steer_i sigma_i
-g_i, and by `shift` how much into the mean. With a learned variance, noise and shift of a row are
-in units of S_i, the standard deviation that the network gives each pixel between two bounds:
+scaled), a row says by `guide_eps` how much of it goes into the prediction, as
+eps_i - guide_eps_i sigma_i g_i, and by `guide_mean` how much into the mean. With a learned
+variance, noise and guide_mean of a row are in units of S_i, the standard deviation that the
+network gives each pixel between two bounds:
 
-    x_{i+1} = keep_i x_i + sum_j mix_{ij} m_{i-j} + noise_i S_i z_i + shift_i S_i^2 g_i
+    x_{i+1} = keep_i x_i + sum_j mix_{ij} m_{i-j} + noise_i S_i z_i + guide_mean_i S_i^2 g_i
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import jax
@@ -30,12 +31,12 @@ Space = Literal["x_0", "eps"]
 Column = Any  # float64 NumPy as written, a jax.Array once it is traced or placed on a device
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Origin:
     """Where a plan comes from: for people, and for checks before anything is compiled.
 
-    All origins are equal, so that plans of any method and schedule share one compiled program;
-    what comes out of a compiled function has the origin of the first plan that went in.
+    It is no part of the pytree: plans of any method and schedule share one compiled program, and
+    what comes out of a compiled function, or a map over its columns, has no origin.
 
     Attributes:
         method: What wrote the plan, such as "dpmpp_2m".
@@ -50,14 +51,7 @@ class Origin:
     end: float
     tuned: dict[str, Any] | None = None
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Origin)
 
-    def __hash__(self) -> int:
-        return 0
-
-
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """The coefficients of a sampler: N rows, one network call each.
@@ -72,11 +66,15 @@ class Plan:
         mix: Weights of the last K predictions, newest first, float64 [N, K].
         noise: Weight of fresh noise, float64 [N]; 0 throughout for a deterministic sampler.
         space: What the predictions are: "x_0" or "eps".
-        steer: Weight of guidance in the prediction, float64 [N]: 1, or 0 where it shifts the mean.
-        shift: Weight of guidance in the mean, float64 [N].
+        guide_eps: Weight of guidance in the prediction, float64 [N]: 1, or 0 where it guides
+            the mean.
+        guide_mean: Weight of guidance in the mean, float64 [N].
         log_variance: Bounds of log S^2, smallest and largest, float64 [N, 2]; None for a sampler
             that does not ask the network for its variance, S = 1.
-        origin: What wrote the plan, and for which schedule; None for a plan of the user's own.
+        origin: What wrote the plan, and for which schedule; None for a plan of the user's own, and
+            for one that went through `jit`.
+        prior_std: Standard deviation of the noise that it starts from, float64 []; default: None,
+            which is the process's own.
     """
 
     t: Column
@@ -85,11 +83,12 @@ class Plan:
     keep: Column
     mix: Column
     noise: Column
-    space: Space = field(default="x_0", metadata={"static": True})
-    steer: Column | None = None
-    shift: Column | None = None
+    space: Space = "x_0"
+    guide_eps: Column | None = None
+    guide_mean: Column | None = None
     log_variance: Column | None = None
-    origin: Origin | None = field(default=None, metadata={"static": True})
+    origin: Origin | None = None
+    prior_std: Column | None = None
 
     @property
     def nfe(self) -> int:
@@ -110,6 +109,10 @@ class Plan:
         except jax.errors.TracerArrayConversionError:
             noise = "traced"
         return f"Plan({many}{method}, {self.nfe} NFE, K = {self.history}, {self.space}, {noise})"
+
+    def replace(self, **changes: Any) -> Plan:
+        """The same but for some columns."""
+        return replace(self, **changes)
 
     def named(self, method: str) -> Plan:
         """The same plan under another name of its method."""
@@ -175,9 +178,17 @@ class Plan:
         Returns:
             A matplotlib `Figure`: shown by a notebook, saved by its `savefig`.
         """
-        from skipjax.plans import drawing
+        from skipjax.plans import figure
 
-        return drawing.draw(self)
+        return figure.draw(self)
+
+
+jax.tree_util.register_dataclass(
+    Plan,
+    data_fields=[f.name for f in fields(Plan) if f.name not in ("space", "origin")],
+    meta_fields=["space"],
+    drop_fields=["origin"],
+)
 
 
 def stack(plans: Sequence[Plan]) -> Plan:
@@ -188,12 +199,14 @@ def stack(plans: Sequence[Plan]) -> Plan:
 
     Raises:
         ValueError: If there is none, or they differ in NFE, in space, or in whether they ask for a
-            learned variance.
+            learned variance or say their prior_std.
     """
-    kinds = {(plan.nfe, plan.space, plan.log_variance is None) for plan in plans}
+    kinds = {
+        (plan.nfe, plan.space, plan.log_variance is None, plan.prior_std is None) for plan in plans
+    }
     if len(kinds) != 1:
-        said = ", ".join(map(repr, plans)) or "none"
-        raise ValueError(f"plans to stack must be alike in NFE, space and variance, got {said}")
+        got = ", ".join(map(repr, plans)) or "none"
+        raise ValueError(f"plans to stack must be alike in NFE, space and variance, got {got}")
     history = max(plan.history for plan in plans)
     wide = (plan.widened(history) for plan in plans)
     return jax.tree.map(lambda *columns: np.stack(columns), *wide)

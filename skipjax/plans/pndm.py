@@ -22,6 +22,7 @@ from skipjax.plans.path import Level, levels, path
 from skipjax.plans.plan import Plan
 from skipjax.plans.tape import Form, Tape, combine
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 ADAMS_BASHFORTH = (
     np.array([1.0]),
@@ -33,6 +34,7 @@ ADAMS_BASHFORTH = (
 Start = Callable[[Tape, Form, Form, Level, Level], Form]
 
 
+@takes_schedule
 def ipndm(schedule: Schedule, times: ArrayLike, order: int = 4, *, end: float = DATA) -> Plan:
     """iPNDM: one call a step, the number of predictions growing from 1 to `order`.
 
@@ -51,6 +53,7 @@ def ipndm(schedule: Schedule, times: ArrayLike, order: int = 4, *, end: float = 
     return _adams(schedule, times, order, end, f"ipndm_{order}")
 
 
+@takes_schedule
 def s_pndm(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
     """S-PNDM: two predictions, started by a step of two calls; N + 1 calls for N times.
 
@@ -59,6 +62,7 @@ def s_pndm(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
     return _adams(schedule, times, 2, end, "s_pndm", _improved_euler)
 
 
+@takes_schedule
 def f_pndm(
     schedule: Schedule, times: ArrayLike, *, end: float = DATA, whole_times: bool = False
 ) -> Plan:
@@ -87,6 +91,7 @@ def f_pndm(
     return _adams(schedule, times, 4, end, "f_pndm", runge_kutta, 3)
 
 
+@takes_schedule
 def plms(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
     """PLMS as Stable Diffusion uses it: a first step of two calls, then 2, 3 and 4 predictions.
 

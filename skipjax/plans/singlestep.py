@@ -24,6 +24,7 @@ from skipjax.plans.path import Level, between, path
 from skipjax.plans.plan import Plan, Space
 from skipjax.plans.tape import Tape
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 
 class Stretch(NamedTuple):
@@ -34,84 +35,56 @@ class Stretch(NamedTuple):
     t: Level
 
 
-def dpm_2s(
+@takes_schedule
+def dpm_singlestep(
     schedule: Schedule,
     times: ArrayLike,
     *,
-    r: float = 0.5,
+    order: int = 2,
+    space: Space = "x_0",
+    r: float | tuple[float, ...] | None = None,
     end: float = DATA,
     solver_type: SolverType = "midpoint",
+    compat: Literal["diffusers"] | None = None,
 ) -> Plan:
-    """DPM-Solver-2: two calls of eps a step, of order 2.
+    """DPM-Solver (space "eps") and DPM-Solver++ ("x_0") with `order` calls a step.
 
     A step to the data, or from zero SNR, is infinitely long in log_snr: it has one call and
     order 1.
 
     Args:
         schedule: The forward process.
-        times: Where steps begin, strictly decreasing, in 0 .. T-1, real or whole; two calls each.
-        r: Where the second call of a step stands, in log_snr, 0 < r < 1.
+        times: Where steps begin, [N], strictly decreasing, in 0 .. T-1, real or whole.
+        order: Calls of a step, and order of convergence: 2 or 3.
+        space: What is predicted: "x_0" or "eps".
+        r: Where the calls inside a step stand, in log_snr: 0 < r < 1 for order 2, default: 1/2;
+            0 < r_1 < r_2 < 1 for order 3, default: (1/3, 2/3). Another r_2 than 2/3
+            leaves order 2.
         end: Where the picture stands: a time below the last, or the data.
-        solver_type: How a step uses the second call: see `dpm`.
-
-    Raises:
-        ValueError: If `times` do not fit the schedule, or r is outside its range.
-    """
-    return _halves(schedule, times, "eps", (r,), end, solver_type).named("dpm_2s")
-
-
-def dpm_3s(
-    schedule: Schedule,
-    times: ArrayLike,
-    *,
-    r: tuple[float, float] = (1 / 3, 2 / 3),
-    end: float = DATA,
-    solver_type: SolverType = "midpoint",
-    compat: Literal["diffusers"] | None = None,
-) -> Plan:
-    """DPM-Solver-3: three calls of eps a step, of order 3.
-
-    Args:
-        schedule: The forward process.
-        times: Where steps begin, as in `dpm_2s`; three calls each.
-        r: Where the second and third call of a step stand, in log_snr, 0 < r_1 < r_2 < 1; another
-            r_2 than 2/3 leaves order 2.
-        end: As in `dpm_2s`.
-        solver_type: "midpoint" ends a step with what was predicted last, as the paper does;
-            "heun" with all three.
+        solver_type: "midpoint" ends a step with what was predicted last, as the papers do; "heun"
+            with all.
         compat: "diffusers" goes to the third call by its midpoint form.
 
     Raises:
-        ValueError: As in `dpm_2s`.
+        ValueError: If `times` do not fit the schedule, or r is outside its range.
+
+    Sources: arXiv:2206.00927, algorithms 1 and 2; arXiv:2211.01095, algorithm 1.
     """
-    return _halves(schedule, times, "eps", r, end, solver_type, compat).named("dpm_3s")
+    order = whole("order", order, 2, 3)
+    if r is None:
+        r = 0.5 if order == 2 else (1 / 3, 2 / 3)
+    parts = r if isinstance(r, tuple) else (r,)
+    if len(parts) != order - 1 or not all(a < b for a, b in pairwise((0, *parts, 1))):
+        raise ValueError(f"r is {parts}: it must lie within 0 .. 1, and increase")
+    steps = list(pairwise(path(schedule, times, end)))
+    finite = [parts if t.log_snr - s.log_snr < inf else () for s, t in steps]
+    inner = between(schedule, steps, finite)
+    stretches = [Stretch(s, inner_s, t) for (s, t), inner_s in zip(steps, inner, strict=True)]
+    name = f"{'dpm' if space == 'eps' else 'dpmpp'}_{order}s"
+    return _singlestep(schedule, stretches, space, solver_type, compat).named(name)
 
 
-def dpmpp_2s(
-    schedule: Schedule,
-    times: ArrayLike,
-    *,
-    r: float = 0.5,
-    end: float = DATA,
-    solver_type: SolverType = "midpoint",
-) -> Plan:
-    """DPM-Solver++(2S): `dpm_2s` on x_0. Source: arXiv:2211.01095, algorithm 1."""
-    return _halves(schedule, times, "x_0", (r,), end, solver_type).named("dpmpp_2s")
-
-
-def dpmpp_3s(
-    schedule: Schedule,
-    times: ArrayLike,
-    *,
-    r: tuple[float, float] = (1 / 3, 2 / 3),
-    end: float = DATA,
-    solver_type: SolverType = "midpoint",
-    compat: Literal["diffusers"] | None = None,
-) -> Plan:
-    """`dpm_3s` on x_0."""
-    return _halves(schedule, times, "x_0", r, end, solver_type, compat).named("dpmpp_3s")
-
-
+@takes_schedule
 def dpm_fast(
     schedule: Schedule, times: ArrayLike, *, space: Space = "eps", end: float = DATA
 ) -> Plan:
@@ -138,6 +111,7 @@ def dpm_fast(
     return singlestep(schedule, times, orders, space=space, end=end).named("dpm_fast")
 
 
+@takes_schedule
 def fast_times(
     schedule: Schedule, nfe: int, *, start: float | None = None, end: float = 0
 ) -> np.ndarray:
@@ -147,7 +121,7 @@ def fast_times(
     Args:
         schedule: The forward process.
         nfe: Number of calls, at least 1.
-        start: Time of the first call; T-1 unless told.
+        start: Time of the first call; default: T-1.
         end: Time at which the picture stands, 0 .. start.
 
     Returns:
@@ -176,6 +150,7 @@ def fast_orders(nfe: int, order: int = 3) -> list[int]:
     return [order] * many + [rest] if rest else [order] * (many - 1) + [order - 1, 1]
 
 
+@takes_schedule
 def singlestep(
     schedule: Schedule,
     times: ArrayLike,
@@ -197,8 +172,8 @@ def singlestep(
         orders: Calls of each step, 1 .. 3, N in all: [3, 3, 1] for N = 7.
         space: "eps" for DPM-Solver, "x_0" for DPM-Solver++.
         end: Where the picture stands; the last order must be 1 for the data.
-        solver_type: As in `dpm_3s`.
-        compat: As in `dpm_3s`.
+        solver_type: "midpoint" ends a step with what was predicted last, "heun" with all.
+        compat: "diffusers" goes to the third call by its midpoint form.
 
     Raises:
         ValueError: If `times` do not fit the schedule, or `orders` do not fit them.
@@ -211,25 +186,6 @@ def singlestep(
     starts = [sum(orders[:i]) for i in range(len(orders) + 1)]
     stretches = [Stretch(levels[i], levels[i + 1 : j], levels[j]) for i, j in pairwise(starts)]
     return _singlestep(schedule, stretches, space, solver_type, compat).named("singlestep")
-
-
-def _halves(
-    schedule: Schedule,
-    times: ArrayLike,
-    space: Space,
-    parts: tuple[float, ...],
-    end: float,
-    solver_type: SolverType,
-    compat: Literal["diffusers"] | None = None,
-) -> Plan:
-    """Every step of the same order, with its inner calls at the same parts of it."""
-    if not all(a < b for a, b in pairwise((0, *parts, 1))):
-        raise ValueError(f"r is {parts}: it must lie within 0 .. 1, and increase")
-    steps = list(pairwise(path(schedule, times, end)))
-    finite = [parts if t.log_snr - s.log_snr < inf else () for s, t in steps]
-    inner = between(schedule, steps, finite)
-    stretches = [Stretch(s, inner_s, t) for (s, t), inner_s in zip(steps, inner, strict=True)]
-    return _singlestep(schedule, stretches, space, solver_type, compat)
 
 
 def _singlestep(

@@ -29,6 +29,7 @@ from skipjax.plans.pndm import ADAMS_BASHFORTH
 from skipjax.plans.tape import Called, Form, Tape, combine
 from skipjax.plans.unipc import Points, corrected, predicted, through
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 Variable = Literal["log_snr", "t", "rho", "index"]
 REACHES_DATA = ("rho", "index")  # variables that are finite there
@@ -64,6 +65,7 @@ class Choice(NamedTuple):
     solver_type: SolverType = "midpoint"
 
 
+@takes_schedule
 def stepwise(
     schedule: Schedule, times: ArrayLike, steps: Sequence[Choice], *, end: float = DATA
 ) -> Plan:

@@ -184,7 +184,7 @@ class Tape:
         sums = [*self._sums, self._sum(x)]
         num = len(sums)
         oldest = (i - s.i for i, w in enumerate(sums) for s in w if s.kind == "m")
-        keep, noise, shift = np.zeros((3, num))
+        keep, noise, guide_mean = np.zeros((3, num))
         mix = np.zeros((num, 1 + max(oldest, default=0)))
         for i, weights in enumerate(sums):
             for symbol, weight in weights.items():
@@ -194,16 +194,18 @@ class Tape:
                     case "z":
                         noise[i] = weight
                     case "g":
-                        shift[i] = weight
+                        guide_mean[i] = weight
                     case "m":
                         mix[i, i - symbol.i] = weight
         t, alpha, sigma = np.array(self._levels).T
-        steer = np.array([float(i not in self._shifted) for i in range(num)])
+        guide_eps = np.array([float(i not in self._shifted) for i in range(num)])
         bounds = None
         if self._bounds:
             bounds = np.array([self._bounds.get(i, (0, 0)) for i in range(num)], float)
         origin = Origin(method, self._schedule.fingerprint, float(end))
-        return Plan(t, alpha, sigma, keep, mix, noise, self._space, steer, shift, bounds, origin)
+        return Plan(
+            t, alpha, sigma, keep, mix, noise, self._space, guide_eps, guide_mean, bounds, origin
+        )
 
     def _newest(self) -> int:
         """The row of the newest call."""

@@ -17,11 +17,13 @@ from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan, Space
 from skipjax.plans.tape import Form, Tape, combine
 from skipjax.schedules import DATA, Schedule
+from skipjax.schedules.arguments import takes_schedule
 
 Variant = Literal["bh1", "bh2"]
 Points = list[tuple[Level, Form]]
 
 
+@takes_schedule
 def unipc(
     schedule: Schedule,
     times: ArrayLike,

@@ -34,6 +34,13 @@ class Schedule(NamedTuple):
     alpha: np.ndarray
     sigma: np.ndarray
 
+    def __repr__(self) -> str:
+        alpha, sigma = self.alpha, self.sigma
+        return (
+            f"Schedule(T = {self.T}, alpha {alpha[0]:.4g} .. {alpha[-1]:.4g}, "
+            f"sigma {sigma[0]:.4g} .. {sigma[-1]:.4g})"
+        )
+
     @property
     def T(self) -> int:
         """Number of training times."""

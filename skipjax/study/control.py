@@ -17,7 +17,7 @@ def cells(study: Study) -> list[tuple[str, float | None, int, float]]:
     Returns:
         `COLUMNS` of each sampler, hybrids among them, at each number of calls.
     """
-    schedule, ones = study.run.process, np.ones(study.run.T)
+    schedule, ones = study.run.process.schedule, np.ones(study.run.T)
     ways = [(name, None) for name in design.SAMPLERS]
     ways += [("hybrid", cutoff) for cutoff in design.CUTOFFS if 0 < cutoff < 1]
     found = []

@@ -114,7 +114,7 @@ def study(data: Data, **changes) -> Study:
     unet = UNetConfig(**_ENCODER | shape, out_channels=shape["in_channels"], num_classes=classes)
     classifier = ClassifierConfig(**_ENCODER | shape, out_channels=classes, pool="adaptive")
     base = Run(
-        unet=unet,
+        network=unet,
         loss="skip_step",
         tau=1.0,
         steps=3000,
@@ -145,7 +145,7 @@ def check(study: Study) -> None:
         training(study, unit)
     for nfe in study.nfe:
         for variant in variants(study, Unit(None, None, 0), whole("nfe", nfe, 2, study.run.T)):
-            plan(study.run.process, variant, nfe)
+            plan(study.run.process.schedule, variant, nfe)
 
 
 def pictures(study: Study) -> tuple[Pictures, Pictures]:
@@ -178,7 +178,7 @@ def variants(study: Study, unit: Unit, nfe: int) -> list[Variant]:
     found += [Variant("hybrid", c, "none", ones) for c in CUTOFFS if 0 < c < 1]
     if nfe > 100:
         return found
-    schedule = study.run.process
+    schedule = study.run.process.schedule
     for skip in study.skips:
         for form in FORMS:
             scale = skip_scale(schedule, skip, 0.99, form)

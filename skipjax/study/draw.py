@@ -84,7 +84,7 @@ def _draw(
     start = starting_noise(keys, params.shape)
 
     def variant(table: Table) -> jax.Array:
-        denoise = denoiser(params, labels, clip=False, dtype=dtype)
+        denoise = denoiser(params, {"label": labels}, transform=denoisers.unchanged, dtype=dtype)
         denoise = denoisers.clip(denoisers.scale_eps(denoise, table.scale))
 
         def asked(x, point):
@@ -93,7 +93,7 @@ def _draw(
 
         def step(i, carry):
             row = jax.tree.map(lambda column: column[i], table.plan)
-            return advance(carry, row, i, asked, keys)
+            return advance(carry, row, i, asked, keys)[0]
 
         carry = start, no_history(table.plan, start)
         return jax.lax.fori_loop(0, nfe, step, carry)[0]

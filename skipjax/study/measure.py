@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from skipjax import evaluation
-from skipjax.denoisers import Point
+from skipjax.denoisers import Point, unchanged
 from skipjax.evaluation import features as distances
 from skipjax.generation import denoiser
 from skipjax.pretrained import Pretrained
@@ -84,7 +84,7 @@ def likelihood(study: Study, params: Pretrained, held: Pictures) -> dict[str, fl
     ("small") and that of the forward process ("large"): the noise of these networks is fixed.
     """
     images, labels = np.asarray(held.images).astype(np.float32) / 127.5 - 1, held.labels
-    chain, T = losses.chain(params.schedule), params.spec.T
+    chain, T = losses.chain(params.schedule), params.schedule.T
     error = evaluation.eps_mse(
         Partial(_eps, params), params.schedule, images, labels, jax.random.key(2), draws=DRAWS
     )
@@ -121,7 +121,9 @@ def _eps(params: Pretrained, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Ar
 def _predict(params: Pretrained, x: jax.Array, t: jax.Array, y: jax.Array) -> Any:
     levels = (jnp.asarray(table, jnp.float32)[t] for table in params.schedule)
     at = (level[:, None, None, None] for level in levels)
-    return denoiser(params, y, clip=False)(x, Point(t.astype(jnp.float32), *at))
+    return denoiser(params, {"label": y}, transform=unchanged)(
+        x, Point(t.astype(jnp.float32), *at)
+    )
 
 
 @jax.jit
@@ -130,7 +132,7 @@ def _terms(
 ) -> jax.Array:
     """A term of the bound for each picture, at a time of its own: [N, 2], small and large."""
     time, noise = jax.random.split(jax.random.fold_in(jax.random.key(3), part))
-    num, T = len(x_0), params.spec.T
+    num, T = len(x_0), params.schedule.T
     t = (jnp.arange(num) + jax.random.uniform(time, (num,))) / num * T
     t = jax.random.permutation(time, jnp.minimum(t.astype(jnp.int32), T - 1))
     x_t = losses.diffuse(chain, x_0, t, jax.random.normal(noise, x_0.shape))

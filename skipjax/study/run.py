@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from skipjax.checks import whole
-from skipjax.claims import claim
 from skipjax.files import pending
-from skipjax.models import example, network
+from skipjax.identity import claim
+from skipjax.models import param_shapes
 from skipjax.study import design, measure
 from skipjax.study.design import Study, Unit
 from skipjax.training import classify
@@ -55,10 +55,7 @@ def run(study: Study, out: str | Path, worker: int = 0, num_workers: int = 1) ->
 def _classifier(study: Study, out: Path, seen: Pictures, held: Pictures) -> Any:
     """Params of the study's classifier: trained, or read."""
     folder = out / "classifier"
-    net: Any = network(study.classifier)
-    like = jax.eval_shape(
-        lambda: net.init(jax.random.key(0), *example(study.classifier))["params"]
-    )
+    like = param_shapes(study.classifier)
     if folder.exists() and (out / "floor.json").exists():
         return checkpoint.restore(folder, like)
     run = study.run

@@ -20,6 +20,8 @@ def look(
         flip: Whether pictures are mirrored at all.
         unmirrored: Which pictures never are, bool [B]; None where all may be.
     """
+    if not (flip or shift):
+        return images
     batch, h, w, c = images.shape
     mirror, move = jax.random.split(key)
     if flip:

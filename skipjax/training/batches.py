@@ -8,6 +8,7 @@ import numpy as np
 
 from skipjax.training.pictures import Pictures
 
+Batch = tuple[np.ndarray, dict[str, np.ndarray] | None]
 THREADS, AHEAD = 2, 8  # that read, and batches that they read ahead
 
 
@@ -43,16 +44,16 @@ class Batches:
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 [B, H, W, C] and labels, int32 [B] or None."""
+    def __getitem__(self, i: int) -> Batch:
+        """Samples [B, ...], and what is known of them: "label", int32 [B], and others; or None."""
         place = i * self._batch + self._mine
         num = self._pictures.images.shape[0]
         index = np.empty(len(place), np.int64)
         for epoch in np.unique(place // num):
             now = place // num == epoch
             index[now] = _order(self._seed, int(epoch), num)[place[now] % num]
-        labels = self._pictures.labels
-        return self._pictures.images[index], None if labels is None else labels[index]
+        condition = self._pictures.condition
+        return self._pictures.images[index], {k: v[index] for k, v in condition.items()} or None
 
 
 @lru_cache(maxsize=2)
@@ -61,7 +62,7 @@ def _order(seed: int, epoch: int, num: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num)
 
 
-def iterate(batches: Batches, start: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def iterate(batches: Batches, start: int) -> Iterator[Batch]:
     """The batches from step `start` on, read ahead by threads."""
     grain = _grain()
     rest = grain.MapDataset.source(batches)[start:]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from skipjax.models import ClassifierConfig, example, network
+from skipjax.models import ClassifierConfig
 from skipjax.training.augment import look
 from skipjax.training.batches import Batches, iterate
 from skipjax.training.optimiser import learning_rate, optimiser
@@ -43,14 +43,13 @@ def train(
         shift: Largest shift of a picture, in pixels.
         flip: Whether pictures are mirrored.
     """
-    net: Any = network(config)
     tx = optimiser(learning_rate(RATE, steps, WARMUP, 0.5), weight_decay=1e-2)
     key = jax.random.key(0)
-    params = jax.jit(net.init)(key, *example(config))["params"]
+    params = jax.jit(config.init)(key)
 
     def loss(params, key, images, labels):
         x = look(key, _float(images), shift, flip)
-        logits = net.apply({"params": params}, x, jnp.zeros(len(x)))
+        logits = config.apply(params, x, jnp.zeros(len(x)))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -60,7 +59,9 @@ def train(
 
     state = tx.init(params)
     for i, batch in enumerate(iterate(Batches(pictures, BATCH, 0, steps), 0)):
-        params, state = step(params, state, jax.random.fold_in(key, i), *batch)
+        images, condition = batch
+        labels = None if condition is None else condition["label"]
+        params, state = step(params, state, jax.random.fold_in(key, i), images, labels)
     named = np.argmax(_by_blocks(_logits, config, params, np.asarray(held.images)), axis=1)
     return Trained(params, float(np.mean(named == held.labels)))
 
@@ -78,14 +79,12 @@ def features(config: ClassifierConfig, params: Any, images: np.ndarray) -> np.nd
 
 @partial(jax.jit, static_argnums=0)
 def _logits(config: ClassifierConfig, params: Any, x: jax.Array) -> jax.Array:
-    net: Any = network(config)
-    return net.apply({"params": params}, x, jnp.zeros(len(x)))
+    return config.apply(params, x, jnp.zeros(len(x)))
 
 
 @partial(jax.jit, static_argnums=0)
 def _features(config: ClassifierConfig, params: Any, x: jax.Array) -> jax.Array:
-    net: Any = network(config)
-    _, seen = net.apply(
+    _, seen = config.module().apply(
         {"params": params},
         x,
         jnp.zeros(len(x)),

@@ -1,7 +1,8 @@
 """From pictures to a trained network, resumable at any moment."""
 
+import sys
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from skipjax import placement
+from skipjax import sharding
 from skipjax.pretrained import Pretrained
 from skipjax.training import batches, folder
 from skipjax.training.objective import tables
-from skipjax.training.pictures import Pictures, check
+from skipjax.training.pictures import Pictures, check, describe
 from skipjax.training.run import Run
 from skipjax.training.step import TrainState, init, shardings, start_from, train_step
+from skipjax.weights import registry
 from skipjax.weights.checkpoint import Steps
 
 OnSample = Callable[[int, Pretrained], None]
@@ -47,7 +49,7 @@ def fit(
         mesh: Devices: pictures are spread over its axis "data", weights, averages and optimiser
             split over "model"; all devices over "data", unless told.
         on_sample: Told the step and the averaged network every `run.sample_every` steps.
-        progress: Whether a bar is shown.
+        progress: Whether a bar is shown, and what was understood of the pictures.
 
     Returns:
         The state after the last step.
@@ -59,15 +61,16 @@ def fit(
             and the last checkpoint stays as it was.
         OSError: If a checkpoint cannot be written; the last one stays as it was.
     """
-    mesh = placement.mesh() if mesh is None else mesh
-    run.divides(mesh, placement.DATA)
-    unet = run.unet
-    check(pictures, (unet.image_size, unet.image_size, unet.in_channels), run.classes)
+    mesh = sharding.mesh() if mesh is None else mesh
+    run.divides(mesh, sharding.DATA)
+    check(pictures, run.network.shape, run.classes)
     process = jax.process_index(), jax.process_count()
     source = batches.Batches(pictures, run.batch, run.seed, run.steps, process)
     out = Path(out)
-    params = None if start is None else _fitting(start, run)
+    params = None if start is None else fitting(start, run)
     folder.claim(out, run, pictures.fingerprint, pictures.class_names)
+    if progress:
+        tqdm.write(describe(pictures), file=sys.stderr)
     state = init(run) if params is None else start_from(run, params)
     state = jax.device_put(state, shardings(state, mesh))
 
@@ -83,8 +86,8 @@ def fit(
             ) as bar,
         ):
             step, loss = train_step(run, mesh), tables(run)
-            for images, labels in _placed(source, mesh, done):
-                state, metrics = step(state, loss, images, labels)
+            for images, condition in _placed(source, mesh, done):
+                state, metrics = step(state, loss, images, condition)
                 if jax.default_backend() == "cpu":
                     # Steps in flight on several CPU devices can wait for each other for ever.
                     jax.block_until_ready(metrics)
@@ -100,16 +103,23 @@ def fit(
                     checkpoints.save(done, state)
                 samples = run.sample_every and done % run.sample_every == 0
                 if on_sample is not None and samples:
-                    on_sample(done, averaged(run, state, pictures.class_names))
+                    on_sample(done, averaged(run, state, pictures.class_names, start))
     finally:
         checkpoints.close()
     return state
 
 
-def averaged(run: Run, state: TrainState, class_names: tuple[str, ...] = ()) -> Pretrained:
-    """The network of a state, ready to be sampled from: its first moving average, copied."""
+def averaged(
+    run: Run,
+    state: TrainState,
+    class_names: tuple[str, ...] = (),
+    start: Pretrained | None = None,
+) -> Pretrained:
+    """The network of a state, ready to be sampled from: its first moving average, copied, with
+    the conditioner and codec of what it was started from.
+    """
     params: Any = jax.tree.map(jnp.copy, state.ema[0])
-    return Pretrained(params, run.spec(class_names=class_names))
+    return run.model(params, class_names=class_names, like=start)
 
 
 def last(out: str | Path) -> tuple[Run, TrainState, tuple[str, ...]]:
@@ -130,21 +140,40 @@ def last(out: str | Path) -> tuple[Run, TrainState, tuple[str, ...]]:
 
 def _placed(source: batches.Batches, mesh: Mesh, done: int) -> Iterator[tuple]:
     """Images and labels of each step that is left, on their devices."""
-    over = NamedSharding(mesh, PartitionSpec(placement.DATA))
+    over = NamedSharding(mesh, PartitionSpec(sharding.DATA))
     for batch in batches.iterate(source, done) if done < len(source) else ():
-        yield tuple(
-            None if part is None else jax.make_array_from_process_local_data(over, part)
-            for part in batch
-        )
+        yield jax.tree.map(lambda a: jax.make_array_from_process_local_data(over, a), batch)
 
 
-def _fitting(start: Pretrained, run: Run) -> optax.Params:
-    """The params to start from, if they are of the run's network."""
-    if start.spec.unet != run.unet:
-        ours, theirs = asdict(run.unet), asdict(start.spec.unet)
-        faults = [f"{k} is {theirs[k]}, not {ours[k]}" for k in ours if ours[k] != theirs[k]]
-        raise ValueError(f"{start.spec.name} is another network: its {'; '.join(faults)}")
-    return start.params
+def fitting(start: Pretrained, run: Run) -> optax.Params:
+    """The params to start from, if they are of the run's network; what takes labels is drawn anew
+    where there are other classes, which is said.
+
+    Raises:
+        ValueError: If it is another network, with what differs.
+    """
+    ours, theirs = registry.describe(run.network), registry.describe(start.network)
+    other = {"num_classes", "image_size", "dropout"}  # which fit whatever they are
+    faults = [
+        f"{k} is {theirs.get(k)}, not {ours[k]}"
+        for k in ours
+        if k not in other and ours[k] != theirs.get(k)
+    ]
+    if faults:
+        raise ValueError(f"{start.name} is another network: its {'; '.join(faults)}")
+    if ours.get("num_classes") == theirs.get("num_classes"):
+        return start.params
+    kept: dict[str, Any] = dict(start.params)
+    drawn: Any = init(run).params
+    for name in drawn:
+        if jax.tree.map(jnp.shape, drawn[name]) != jax.tree.map(jnp.shape, kept.get(name)):
+            kept[name] = drawn[name]
+    warnings.warn(
+        f"{start.name} knows {theirs.get('num_classes') or 'no'} labels, and there are "
+        f"{ours.get('num_classes') or 'none'} here: what takes them is learned anew",
+        stacklevel=2,
+    )
+    return {name: kept[name] for name in drawn}
 
 
 @jax.jit

@@ -4,14 +4,13 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from skipjax import claims
+from skipjax import identity
 from skipjax.files import pending
 from skipjax.training.run import MAY_CHANGE, Run
 
@@ -36,8 +35,8 @@ def claim(out: Path, run: Run, data: str, class_names: tuple[str, ...]) -> None:
     Raises:
         ValueError: If it holds another run, or something else, or cannot be written to.
     """
-    said = {"data": data, "class_names": class_names, "run": asdict(run)}
-    claims.claim(out / "run.json", said, [f"run.{name}" for name in MAY_CHANGE])
+    said = {"data": data, "class_names": class_names, "run": run.describe()}
+    identity.claim(out / "run.json", said, [f"run.{name}" for name in MAY_CHANGE])
 
 
 def read(out: Path) -> tuple[Run, tuple[str, ...]]:
@@ -48,7 +47,9 @@ def read(out: Path) -> tuple[Run, tuple[str, ...]]:
     """
     if not (out / "run.json").is_file():
         raise ValueError(f"{out} holds no run: there is no run.json in it")
-    found = claims.read(out / "run.json")
+    found = identity.read(out / "run.json")
+    if "unet" in found["run"]:
+        raise ValueError(f"{out} holds a run of an older version: begin anew in another folder")
     return Run(**found["run"]), tuple(found["class_names"])
 
 

@@ -1,19 +1,20 @@
 """What a network is trained to make small.
 
-The squared error of eps, x_0 or v, weighted or not; ADM's hybrid loss (Nichol & Dhariwal 2021,
+The squared error of what is predicted, weighted or not; ADM's hybrid loss (Nichol & Dhariwal 2021,
 arXiv:2102.09672, section 3.1), which adds the variational bound, with its mean held fixed so that
 it trains the variance alone; and S^2-DM's.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from skipjax.parameterizations import PARAMETERIZATIONS, Parameterization, Point
 from skipjax.schedules import Form, Schedule, posterior
 
-Prediction = Literal["eps", "x_0", "v"]
+EPS = PARAMETERIZATIONS["eps"]
 
 
 class Chain(NamedTuple):
@@ -49,8 +50,13 @@ def chain(schedule: Schedule, dtype: jnp.dtype = jnp.float32) -> Chain:
 
 
 def diffuse(chain: Chain, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-    """x_t = alpha_t x_0 + sigma_t eps; x_0 and eps [B, H, W, C], t int [B]."""
-    return _at(chain.alpha, t) * x_0 + _at(chain.sigma, t) * eps
+    """x_t = alpha_t x_0 + sigma_t eps; x_0 and eps [B, ..., C], t int [B]."""
+    return _at(chain.alpha, t, x_0.ndim) * x_0 + _at(chain.sigma, t, x_0.ndim) * eps
+
+
+def point(chain: Chain, t: jax.Array, ndim: int) -> Point:
+    """The points at times t, int [B], with levels that broadcast against x of so many axes."""
+    return Point(t, _at(chain.alpha, t, ndim), _at(chain.sigma, t, ndim))
 
 
 def hybrid(
@@ -60,37 +66,32 @@ def hybrid(
     x_t: jax.Array,
     t: jax.Array,
     eps: jax.Array,
-    prediction: Prediction = "eps",
+    row: Parameterization = EPS,
     weight: jax.Array | float = 1.0,
 ) -> Losses:
     """ADM's loss for a network that predicts eps and a variance (`RESCALED_MSE`, `LEARNED_RANGE`).
 
         total = weight * mean (eps - eps_theta)^2 + T / 1000 * bound
 
-    and the same with x_0 or v = alpha eps - sigma x_0 in the place of eps.
+    and the same with what else is predicted in the place of eps.
 
     Args:
         chain: Tables of the schedule trained on.
-        output: What the network said, [B, H, W, 2C]: the prediction, then where between the
+        output: What the network said, [B, ..., 2C]: the prediction, then where between the
             posterior variance and beta the log-variance lies, as a number in [-1, 1].
-        x_0: Pictures, [B, H, W, C] in [-1, 1], quantised to 256 levels.
-        x_t: Noisy pictures, [B, H, W, C].
+        x_0: Samples, [B, ..., C] in [-1, 1], quantised to 256 levels.
+        x_t: Noisy samples, [B, ..., C].
         t: Times, int [B] in 0 .. T-1.
-        eps: The noise in x_t, [B, H, W, C].
-        prediction: What is predicted: "eps", "x_0" or "v".
-        weight: Of each picture's squared error, [B]; ADM's is 1.
+        eps: The noise in x_t, [B, ..., C].
+        row: Of `parameterizations`: what is predicted.
+        weight: Of each sample's squared error, [B]; ADM's is 1.
 
     Returns:
-        Losses per picture; `bound` in bits per dimension.
+        Losses per sample; `bound` in bits per dimension.
     """
     predicted, place = jnp.split(output, 2, axis=-1)
-    alpha, sigma = _at(chain.alpha, t), _at(chain.sigma, t)
-    x_0_theta = {
-        "eps": (x_t - sigma * predicted) / alpha,
-        "x_0": predicted,
-        "v": alpha * x_t - sigma * predicted,
-    }[prediction]
-    error = mse(chain, predicted, x_0, t, eps, prediction)
+    x_0_theta, _ = row.predict(predicted, x_t, point(chain, t, x_t.ndim))
+    error = mse(chain, predicted, x_0, t, eps, row)
     bound = variational_bound(chain, jax.lax.stop_gradient(x_0_theta), place, x_0, x_t, t)
     return Losses(weight * error + len(chain.alpha) / 1000 * bound, error, bound)
 
@@ -101,49 +102,43 @@ def mse(
     x_0: jax.Array,
     t: jax.Array,
     eps: jax.Array,
-    prediction: Prediction = "eps",
+    row: Parameterization = EPS,
 ) -> jax.Array:
-    """mean (target - predicted)^2 per picture, float32 [B]; the target is eps, x_0, or
-
-        v = alpha_t eps - sigma_t x_0
+    """mean (target - predicted)^2 per sample, float32 [B].
 
     Args:
         chain: Tables of the schedule trained on.
-        predicted: What the network said of it, [B, H, W, C].
-        x_0: Pictures, [B, H, W, C] in [-1, 1].
+        predicted: What the network said of it, [B, ..., C].
+        x_0: Samples, [B, ..., C] in [-1, 1].
         t: Times, int [B] in 0 .. T-1.
-        eps: The noise in x_t, [B, H, W, C].
-        prediction: "eps" (Ho et al. 2020, arXiv:2006.11239, equation 14), "x_0", or "v" (Salimans
-            & Ho 2022, arXiv:2202.00512, section 4).
+        eps: The noise in x_t, [B, ..., C].
+        row: Of `parameterizations`, whose target is learned: eps (Ho et al. 2020,
+            arXiv:2006.11239, equation 14), v (Salimans & Ho 2022, arXiv:2202.00512, section 4), or
+            another.
     """
-    target = {
-        "eps": eps,
-        "x_0": x_0,
-        "v": _at(chain.alpha, t) * eps - _at(chain.sigma, t) * x_0,
-    }[prediction]
+    target = row.target(x_0, eps, point(chain, t, x_0.ndim))
     return _mean(jnp.square(target - predicted))
 
 
 def min_snr_weight(
-    schedule: Schedule, prediction: Prediction = "eps", gamma: float = 5.0
+    schedule: Schedule, row: Parameterization = EPS, gamma: float = 5.0
 ) -> jax.Array:
     """Weight of each time's squared error, float32 [T]; with snr = (alpha_t / sigma_t)^2,
 
-        min(snr, gamma) of the error of x_0, and so  / snr  of eps,  / (snr + 1)  of v
+        min(snr, gamma) (d x_0 / d output)^2
 
-    so that no time's gradient drowns those of others. Source: Hang et al. 2023
-    (arXiv:2303.09556), section 3.4.
+    which is  / snr  of eps and  / (snr + 1)  of v, so that no time's gradient drowns those of
+    others. Source: Hang et al. 2023 (arXiv:2303.09556), section 3.4.
     """
     alpha, sigma = np.asarray(schedule.alpha), np.asarray(schedule.sigma)
     snr = (alpha / sigma) ** 2
-    smaller = np.minimum(snr, gamma)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weight = {
-            "eps": np.where(snr > 0, smaller / snr, 1.0),
-            "x_0": smaller,
-            "v": smaller / (snr + 1),
-        }[prediction]
-    return jnp.asarray(weight, jnp.float32)
+    # x_0 is linear in the output, of which one unit makes so much. Where it makes infinitely much,
+    # at zero SNR, the product is that of the limit.
+    with np.errstate(divide="ignore", invalid="ignore"), jax.enable_x64(True):
+        at = Point(*map(jnp.asarray, (np.arange(schedule.T), alpha, sigma)))
+        unit, _ = row.predict(jnp.ones(schedule.T), jnp.zeros(schedule.T), at)
+        weight = np.minimum(snr, gamma) * np.asarray(unit) ** 2
+    return jnp.asarray(np.where(np.isfinite(weight), weight, 1.0), jnp.float32)
 
 
 def skip_step(
@@ -162,10 +157,10 @@ def skip_step(
         tau mean (eps - e)^2 + (1 - tau) mean (eps' - c_t e)^2
 
     Args:
-        output: e, what the network said of the noise, [B, H, W, C].
+        output: e, what the network said of the noise, [B, ..., C].
         t: Times, int [B] in 0 .. T-1.
-        eps: The noise in x_t, [B, H, W, C].
-        other: eps' of "released", noise that is independent of x_t, [B, H, W, C]. "paper" takes
+        eps: The noise in x_t, [B, ..., C].
+        other: eps' of "released", noise that is independent of x_t, [B, ..., C]. "paper" takes
             eps itself.
         ratio: c of every time, `schedules.skip_ratio`, [T].
         skip: Steps jumped over; below, "released" is the first term alone, with weight 1.
@@ -178,7 +173,9 @@ def skip_step(
     Source: Wang & Li 2024 (arXiv:2401.01520), equation 13, and the code published with it.
     """
     first = _mean(jnp.square(eps - output))
-    second = _mean(jnp.square((other if form == "released" else eps) - _at(ratio, t) * output))
+    second = _mean(
+        jnp.square((other if form == "released" else eps) - _at(ratio, t, output.ndim) * output)
+    )
     both = tau * first + (1 - tau) * second
     return jnp.where(t < skip, first, both) if form == "released" else jnp.asarray(both)
 
@@ -198,8 +195,8 @@ def variational_bound(
     Returns:
         Bits per dimension, float32 [B].
     """
-    keep, mix = _at(chain.keep, t), _at(chain.mix, t)
-    small, large = _at(chain.log_small, t), _at(chain.log_large, t)
+    tables = (chain.keep, chain.mix, chain.log_small, chain.log_large)
+    keep, mix, small, large = (_at(table, t, x_0.ndim) for table in tables)
     mean_theta = keep * x_t + mix * x_0_theta
     log_variance = small + (place + 1) / 2 * (large - small)
 
@@ -212,7 +209,7 @@ def variational_bound(
         + jnp.square(mean - mean_theta) * jnp.exp(-log_variance)
     )
     decoder = -_log_likelihood(x_0, mean_theta, 0.5 * log_variance)
-    return _mean(jnp.where(_at(t, ...) == 0, decoder, kl)) / jnp.log(2.0)
+    return _mean(jnp.where(_spread(t, x_0.ndim) == 0, decoder, kl)) / jnp.log(2.0)
 
 
 def _log_likelihood(x: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
@@ -232,9 +229,13 @@ def _cdf(z: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(2 * jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3))
 
 
-def _at(table: jax.Array, t) -> jax.Array:
-    return table[t][:, None, None, None]
+def _at(table: jax.Array, t: jax.Array, ndim: int) -> jax.Array:
+    return _spread(table[t], ndim)
+
+
+def _spread(values: jax.Array, ndim: int) -> jax.Array:
+    return values.reshape(-1, *(1,) * (ndim - 1))
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    return x.mean(axis=(1, 2, 3))
+    return x.mean(axis=tuple(range(1, x.ndim)))

@@ -5,12 +5,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from skipjax.parameterizations import Parameterization
 from skipjax.schedules import skip_ratio, skip_scale
 from skipjax.training import losses
 
 Loss = Literal["mse", "min_snr", "hybrid", "min_snr_hybrid", "skip_step"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-PREDICTIONS: tuple[losses.Prediction, ...] = get_args(losses.Prediction)
 
 WEIGHTED: tuple[Loss, ...] = ("min_snr", "min_snr_hybrid")  # by `losses.min_snr_weight`
 LEARN_VARIANCE: tuple[Loss, ...] = ("hybrid", "min_snr_hybrid")
@@ -41,10 +41,10 @@ class Tables(NamedTuple):
 
 def tables(run: Any) -> Tables:
     """The numbers of a run's loss."""
-    schedule = run.process
+    schedule = run.process.schedule
     chain = losses.chain(schedule)
     if run.loss in WEIGHTED:
-        return Tables(chain, losses.min_snr_weight(schedule, run.prediction, run.gamma))
+        return Tables(chain, losses.min_snr_weight(schedule, run.process.row, run.gamma))
     if run.loss != "skip_step":
         return Tables(chain)
     released = run.form == "released"
@@ -60,7 +60,7 @@ def tables(run: Any) -> Tables:
 
 def evaluate(
     loss: Loss,
-    prediction: losses.Prediction,
+    row: Parameterization,
     tables: Tables,
     output: jax.Array,
     x_0: jax.Array,
@@ -69,9 +69,9 @@ def evaluate(
     eps: jax.Array,
     other: jax.Array,
 ) -> losses.Losses:
-    """The loss of a name, per picture, of what a network said.
+    """The loss of a name, per sample, of what a network said.
 
-    - "mse": mean (target - output)^2, of eps, x_0 or v
+    - "mse": mean (target - output)^2
     - "min_snr": the same, weighted by `losses.min_snr_weight`
     - "hybrid": ADM's, with a learned variance: `losses.hybrid`
     - "min_snr_hybrid": ADM's, its squared error weighted like that of "min_snr"
@@ -79,19 +79,19 @@ def evaluate(
 
     Args:
         loss: The name.
-        prediction: What the network predicts: "eps", "x_0" or "v".
+        row: Of `parameterizations`: what the network predicts.
         tables: The loss's numbers.
-        output: What it said, [B, H, W, C] or, of `LEARN_VARIANCE`, [B, H, W, 2C].
-        x_0: Pictures, [B, H, W, C] in [-1, 1].
-        x_t: Noisy pictures, [B, H, W, C].
+        output: What it said, [B, ..., C] or, of `LEARN_VARIANCE`, [B, ..., 2C].
+        x_0: Samples, [B, ..., C] in [-1, 1].
+        x_t: Noisy samples, [B, ..., C].
         t: Times, int [B] in 0 .. T-1.
-        eps: The noise in x_t, [B, H, W, C].
-        other: Noise that is independent of x_t, [B, H, W, C].
+        eps: The noise in x_t, [B, ..., C].
+        other: Noise that is independent of x_t, [B, ..., C].
     """
     weight = tables.weight[t] if loss in WEIGHTED else 1.0
     if loss in LEARN_VARIANCE:
-        return losses.hybrid(tables.chain, output, x_0, x_t, t, eps, prediction, weight)
-    mse = losses.mse(tables.chain, output, x_0, t, eps, prediction)
+        return losses.hybrid(tables.chain, output, x_0, x_t, t, eps, row, weight)
+    mse = losses.mse(tables.chain, output, x_0, t, eps, row)
     if loss != "skip_step":
         return losses.Losses(weight * mse, mse)
     other = jnp.where(tables.independent, other, eps)
@@ -113,30 +113,28 @@ def check(run: Any) -> None:
         ValueError: For a loss that is not known or that the network does not suit, a number out
             of range, or "skip_step" of what is not eps.
     """
-    loss, prediction, unet = run.loss, run.prediction, run.unet
+    loss, network = run.loss, run.network
     if loss not in LOSSES:
         raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
-    if prediction not in PREDICTIONS:
+    channels = network.shape[-1]
+    wanted = out_channels(loss, channels)
+    has = getattr(network, "out_channels", wanted)
+    if has != wanted:
         raise ValueError(
-            f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}"
+            f"the network has {has} output channels, and the loss {loss!r} of samples of "
+            f"{channels} wants {wanted}"
         )
-    wanted = out_channels(loss, unet.in_channels)
-    if unet.out_channels != wanted:
-        raise ValueError(
-            f"the network has {unet.out_channels} output channels, and the loss {loss!r} of "
-            f"pictures of {unet.in_channels} wants {wanted}"
-        )
-    if unet.low_res_channels:
-        raise ValueError("networks that enlarge pictures cannot be trained here: no low_res")
     if loss in WEIGHTED and not run.gamma > 0:
         raise ValueError(f"gamma is {run.gamma}: it must be above 0")
     if loss == "skip_step":
-        if prediction != "eps":
-            raise ValueError(f"S^2-DM's loss is about eps, and prediction is {prediction!r}")
-        skip_scale(run.process, run.skip, run.tau, run.form)  # refuses what is out of range
+        if run.prediction != "eps":
+            raise ValueError(f"S^2-DM's loss is about eps, and prediction is {run.prediction!r}")
+        skip_scale(
+            run.process.schedule, run.skip, run.tau, run.form
+        )  # refuses what is out of range
 
 
 def noise(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """eps, and the noise that "released" S^2-DM draws anew, float32 [B, H, W, C] each."""
+    """eps, and the noise that "released" S^2-DM draws anew, float32 [B, ..., C] each."""
     other = jax.random.fold_in(key, 1)  # beside `key`, so that eps is what it is without
     return jax.random.normal(key, shape), jax.random.normal(other, shape)

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+SHOWN = 3  # names of classes in a line
+
 
 class Images(Protocol):
     """An array of pictures, or what reads those that are asked for from files."""
@@ -22,10 +24,16 @@ class Images(Protocol):
 class Pictures(NamedTuple):
     """Labelled pictures: N of them, H x W pixels."""
 
-    images: np.ndarray | Images  # uint8 [N, H, W, C]
+    images: np.ndarray | Images  # uint8 [N, H, W, C]; or float32 [N, ...], such as latents
     labels: np.ndarray | None  # int32 [N], in 0 .. len(class_names) - 1; None for no classes
     names: tuple[str, ...] = ()  # N, what each is called: "grinning face"; empty for no names
     class_names: tuple[str, ...] = ()  # such as "Smileys & Emotion"
+    others: dict[str, np.ndarray] = {}  # what else conditions the network, [N, ...]: "text"
+
+    @property
+    def condition(self) -> dict[str, np.ndarray]:
+        """All that is known of the samples, leaves [N, ...]."""
+        return self.others if self.labels is None else {"label": self.labels} | self.others
 
     @property
     def fingerprint(self) -> str:
@@ -37,13 +45,25 @@ class Pictures(NamedTuple):
         content = images.tobytes() if isinstance(images, np.ndarray) else repr(self.names).encode()
         labels = b"" if self.labels is None else self.labels.astype(np.int32).tobytes()
         text = repr((images.shape, self.class_names)).encode()
-        return hashlib.sha256(b"".join([text, labels, content])).hexdigest()[:16]
+        others = b"".join(name.encode() + a.tobytes() for name, a in self.others.items())
+        return hashlib.sha256(b"".join([text, labels, content, others])).hexdigest()[:16]
 
     def take(self, chosen: np.ndarray) -> "Pictures":
         """Those of some places, int [n]; of pictures in memory alone."""
         names = tuple(self.names[i] for i in chosen) if self.names else ()
         labels = None if self.labels is None else self.labels[chosen]
-        return self._replace(images=self.images[chosen], labels=labels, names=names)
+        others = {name: array[chosen] for name, array in self.others.items()}
+        return self._replace(images=self.images[chosen], labels=labels, names=names, others=others)
+
+
+def describe(pictures: Pictures) -> str:
+    """What was understood of some data, in one line."""
+    num, *sizes = pictures.images.shape
+    classes = "no classes"
+    if names := pictures.class_names:
+        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        classes = f"{len(names)} classes: {shown}"
+    return f"{num:,} pictures of {' x '.join(map(str, sizes))}, {classes}"
 
 
 def check(pictures: Pictures, shape: tuple[int, ...], num_classes: int | None) -> None:
@@ -53,11 +73,12 @@ def check(pictures: Pictures, shape: tuple[int, ...], num_classes: int | None) -
         ValueError: If there are none, they are of another shape or type, or labels do not fit.
     """
     images, labels = pictures.images, pictures.labels
-    if not len(images.shape) == 4 or not images.shape[0]:
-        raise ValueError(f"pictures are {images.shape}: expected [N, H, W, C], N > 0")
+    if len(images.shape) != 1 + len(shape) or not images.shape[0]:
+        axes = "[N, H, W, C]" if len(shape) == 3 else f"[N, {', '.join(map(str, shape))}]"
+        raise ValueError(f"pictures are {images.shape}: expected {axes}, N > 0")
     dtype = getattr(images, "dtype", np.dtype(np.uint8))
-    if dtype != np.uint8:
-        raise ValueError(f"pictures are {dtype}: expected uint8, 0 .. 255")
+    if dtype not in (np.uint8, np.float32):
+        raise ValueError(f"pictures are {dtype}: expected uint8, 0 .. 255, or float32")
     if images.shape[1:] != shape:
         raise ValueError(f"pictures are {images.shape[1:]}, the network wants {shape}")
     if labels is None:

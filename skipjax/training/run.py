@@ -1,16 +1,18 @@
-"""What fixes a training run, apart from its pictures."""
+"""What a training run is."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import jax
 
 from skipjax.checks import whole
-from skipjax.models import UNetConfig
-from skipjax.pretrained import SCHEDULES, Spec
-from skipjax.schedules import Form, Schedule
-from skipjax.training import losses
+from skipjax.codecs import Identity
+from skipjax.conditioners import Joint, Labels
+from skipjax.pretrained import Network, Pretrained
+from skipjax.process import Precondition, Process, Times, as_schedule
+from skipjax.schedules import Form
 from skipjax.training.objective import LEARN_VARIANCE, Loss, check
+from skipjax.weights import registry
 
 # May change when a run goes on: how long, and what is kept of it on the way.
 MAY_CHANGE = ("steps", "save_every", "keep", "log_every", "sample_every")
@@ -21,9 +23,9 @@ class Settings:
     """Everything that fixes a run but the pictures and the network.
 
     Args:
-        schedule: The forward process: a name that `Spec` knows.
+        schedule: The forward process: a name in `process.SCHEDULES`.
         T: Number of training times.
-        prediction: What the network predicts: "eps", "x_0" or "v".
+        prediction: What the network predicts, a name in `parameterizations`.
         loss: "mse", "min_snr", "hybrid" (ADM's, with a learned variance), "min_snr_hybrid" (both),
             or "skip_step" (S^2-DM's).
         gamma: Of "min_snr" and "min_snr_hybrid": the largest SNR that counts.
@@ -54,7 +56,7 @@ class Settings:
 
     schedule: str = "linear"
     T: int = 1000
-    prediction: losses.Prediction = "eps"
+    prediction: Literal["eps", "x_0", "v", "score", "velocity", "edm"] = "eps"
     loss: Loss = "mse"
     gamma: float = 5.0
     skip: int = 9
@@ -83,20 +85,27 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Settings):
-    """Everything that fixes a run but the pictures: its settings, and the network.
+    """Everything that fixes a run but the samples: its settings, the network, the process.
 
     Args:
-        unet: The network.
+        network: The network, of any family that `weights.registry` knows.
+        precondition: What the network is told of a point; default: t.
+        bounds: Least and largest value of the data; None for latents.
 
     Raises:
         ValueError: For a value out of range, or a network that does not suit the loss.
     """
 
-    unet: UNetConfig
+    network: Network
+    precondition: Precondition = Times()
+    bounds: tuple[float, float] | None = (-1.0, 1.0)
 
     def __post_init__(self):
-        if isinstance(self.unet, dict):  # as JSON has it
-            object.__setattr__(self, "unet", UNetConfig(**self.unet))
+        for name in ("network", "precondition"):
+            if isinstance(found := getattr(self, name), dict):  # as JSON has it
+                object.__setattr__(self, name, registry.build(name, found))
+        if self.bounds is not None:
+            object.__setattr__(self, "bounds", tuple(self.bounds))
         for name in ("ema", "unmirrored"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         least = {"T": 2, "steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "shift": 0}
@@ -117,17 +126,17 @@ class Run(Settings):
                 raise ValueError(f"ema holds {decay}: decays must be in [0, 1)")
         if not 0 <= self.drop_labels < 1:
             raise ValueError(f"drop_labels is {self.drop_labels}: it must be in [0, 1)")
-        if self.drop_labels and (self.unet.num_classes or 0) < 2:
+        if self.drop_labels and (self.num_labels or 0) < 2:
             raise ValueError(
                 f"drop_labels is {self.drop_labels}, and the network has num_classes "
-                f"{self.unet.num_classes}: the last class must be there for no label at all"
+                f"{self.num_labels}: the last class must be there for no label at all"
             )
         self._check_unmirrored()
         if self.batch % self.accumulate:
             raise ValueError(
                 f"batch is {self.batch}: it must be a multiple of accumulate, {self.accumulate}"
             )
-        Spec("", self.unet, self.schedule, self.T)  # refuses a schedule that is not known
+        _ = self.process  # refuses a schedule or prediction that is not known
         check(self)
 
     def _check_unmirrored(self):
@@ -141,34 +150,63 @@ class Run(Settings):
             whole("a label of unmirrored", label, 0, self.classes - 1)
 
     @property
-    def process(self) -> Schedule:
-        """The forward process."""
-        return SCHEDULES[self.schedule](self.T)
+    def process(self) -> Process:
+        """What training fixes."""
+        return Process(
+            as_schedule(self.schedule, self.T),
+            self.prediction,
+            self.precondition,
+            "learned_range" if self.loss in LEARN_VARIANCE else "small",
+            self.bounds,
+        )
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of labels that the network knows; None where it takes none."""
+        return getattr(self.network, "num_classes", None)
 
     @property
     def classes(self) -> int | None:
-        """Number of labels that pictures may have; None where the network takes none."""
-        num = self.unet.num_classes
+        """Number of labels that samples may have; None where the network takes none."""
+        num = self.num_labels
         return None if num is None else num - bool(self.drop_labels)
 
     @property
     def null_label(self) -> int | None:
         """The label that stands for none, where labels are dropped."""
-        classes = self.unet.num_classes
-        return classes - 1 if self.drop_labels and classes else None
+        num = self.num_labels
+        return num - 1 if self.drop_labels and num else None
 
-    def spec(self, name: str = "trained", class_names: tuple[str, ...] = ()) -> Spec:
-        """What sampling has to know of the network."""
-        return Spec(
-            name,
-            self.unet,
-            self.schedule,
-            self.T,
-            self.prediction,
-            class_names,
-            variance="learned_range" if self.loss in LEARN_VARIANCE else "small",
-            null_label=self.null_label,
-        )
+    def model(
+        self,
+        params: Any = None,
+        name: str = "trained",
+        class_names: tuple[str, ...] = (),
+        like: Pretrained | None = None,
+    ) -> Pretrained:
+        """The network as what sampling takes.
+
+        Args:
+            params: Its weights.
+            name: What to call it.
+            class_names: Of its classes.
+            like: What it was started from, whose conditioner and codec are then its own, labels
+                apart.
+        """
+        conditioner, codec = (None, Identity()) if like is None else (like.conditioner, like.codec)
+        if self.num_labels is not None:
+            labels = Labels(self.num_labels, class_names, self.null_label)
+            others = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
+            rest = [p for p in others if p is not None and not isinstance(p, Labels)]
+            conditioner = Joint((labels, *rest)) if rest else labels
+        return Pretrained(params, self.network, self.process, conditioner, codec, name)
+
+    def describe(self) -> dict[str, Any]:
+        """The run as JSON has it."""
+        names = (field.name for field in fields(self))
+        found = {name: getattr(self, name) for name in names}
+        parts = {name: registry.describe(found[name]) for name in ("network", "precondition")}
+        return found | parts
 
     def divides(self, mesh: jax.sharding.Mesh, axis: str) -> None:
         """Refuses a mesh over which the batch cannot be spread.

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from inspect import signature
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from skipjax import placement
-from skipjax.models import example, network
+from skipjax import sharding
+from skipjax.conditioners import Condition
 from skipjax.models.device import default_device
 from skipjax.training import losses
 from skipjax.training.augment import look
@@ -55,9 +56,7 @@ def adam(run: Run) -> optax.GradientTransformation:
 def init(run: Run) -> TrainState:
     """A state before its first step."""
     key = jax.random.key(run.seed)
-    net = network(run.unet, run.dtype)
-    params = jax.jit(net.init)(jax.random.fold_in(key, 0), *example(run.unet))["params"]
-    return start_from(run, params)
+    return start_from(run, jax.jit(run.network.init)(jax.random.fold_in(key, 0)))
 
 
 def start_from(run: Run, params: optax.Params) -> TrainState:
@@ -71,17 +70,17 @@ def start_from(run: Run, params: optax.Params) -> TrainState:
 
 
 def shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """Where a state lies: its arrays split by the rule of `placement`, or whole on each device."""
-    return jax.tree.map(lambda leaf: placement.split(mesh, leaf.shape), state)
+    """Where a state lies: its arrays split by the rule of `skipjax.sharding`, or whole."""
+    return jax.tree.map(lambda leaf: sharding.split(mesh, leaf.shape), state)
 
 
 def train_step(run: Run, mesh: Mesh) -> Step:
-    """Builds `step(state, tables, images, labels) -> (state, metrics)`, compiled.
+    """Builds `step(state, tables, images, condition) -> (state, metrics)`, compiled.
 
-    `tables` is what `objective.tables` makes of the run; `images`, uint8 [B, H, W, C], and
-    `labels`, int [B] or None, lie over the "data" axis of the mesh; the state is donated. Each
-    moving average's decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the
-    start is forgotten.
+    `tables` is what `objective.tables` makes of the run; `images`, uint8 [B, H, W, C] or float
+    [B, ...], and `condition`, of leaves [B, ...] or None, lie over the "data" axis of the mesh;
+    the state is donated. Each moving average's decay grows with the steps, min(decay, (1 + step) /
+    (10 + step)), so that the start is forgotten.
 
     Runs that differ in nothing but their seed and the numbers of their loss share one program.
 
@@ -97,21 +96,23 @@ def train_step(run: Run, mesh: Mesh) -> Step:
 
 @lru_cache(maxsize=8)
 def _train_step(run: Run, mesh: Mesh) -> Step:
-    net, tx, T = network(run.unet, run.dtype), adam(run), run.T
+    process, tx, T = run.process, adam(run), run.T
     lie = shardings(jax.eval_shape(lambda: init(run)), mesh)
-    over = NamedSharding(mesh, PartitionSpec(placement.DATA))
+    over = NamedSharding(mesh, PartitionSpec(sharding.DATA))
 
-    def loss(params, tables, images, labels, t, eps, other, drop):
+    dropout = "dropout" in signature(run.network.apply).parameters
+
+    def loss(params, tables, images, condition, t, eps, other, drop):
         x_t = losses.diffuse(tables.chain, images, t, eps)
-        output: Any = net.apply(
-            {"params": params},
-            x_t,
-            t.astype(jnp.float32),
-            labels,
-            train=True,
-            rngs={"dropout": drop},
+        level = losses.point(tables.chain, t, x_t.ndim)
+        output = run.network.apply(
+            params,
+            *process.tell(x_t, level._replace(t=t.astype(jnp.float32))),
+            condition,
+            dtype=jnp.dtype(run.dtype),
+            **({"dropout": drop} if dropout else {}),
         )
-        said = evaluate(run.loss, run.prediction, tables, output, images, x_t, t, eps, other)
+        said = evaluate(run.loss, process.row, tables, output, images, x_t, t, eps, other)
         means = jax.tree.map(jnp.mean, said)
         return means.total, means
 
@@ -123,7 +124,7 @@ def _train_step(run: Run, mesh: Mesh) -> Step:
         def split(a):
             # Part i takes every n-th picture: each device then keeps those that it has.
             parts = a.reshape(-1, run.accumulate, *a.shape[1:]).swapaxes(0, 1)
-            rest = PartitionSpec(None, placement.DATA)
+            rest = PartitionSpec(None, sharding.DATA)
             return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, rest))
 
         def add(sums, part):
@@ -143,24 +144,29 @@ def _train_step(run: Run, mesh: Mesh) -> Step:
         sums, _ = jax.lax.scan(add, zeros, split_up, unroll=default_device().platform == "cpu")
         return jax.tree.map(lambda leaf: leaf / run.accumulate, sums)
 
-    def step(state, tables, images, labels):
+    def step(state, tables, images, condition):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # Each draw has a key of its own, so that one more of them leaves the others as they are.
         seen, time, eps_key, drop, dropped = jax.random.split(key, 5)
-        x_0 = images.astype(jnp.float32) / 127.5 - 1
-        sided = jnp.isin(labels, jnp.asarray(run.unmirrored)) if run.unmirrored else None
+        told: Condition = {} if condition is None else dict(condition)
+        labels = told.pop("label", None)
+        x_0 = images.astype(jnp.float32)
+        x_0 = x_0 / 127.5 - 1 if images.dtype == jnp.uint8 else x_0
+        sided = None
+        if labels is not None and run.unmirrored:
+            sided = jnp.isin(labels, jnp.asarray(run.unmirrored))
         x_0 = look(seen, x_0, run.shift, run.flip, sided)
-        if run.unet.num_classes is None:
-            labels = None
-        elif run.null_label is not None:
+        if labels is not None and run.null_label is not None:
             gone = jax.random.bernoulli(dropped, run.drop_labels, labels.shape)
             labels = jnp.where(gone, run.null_label, labels)
+        if labels is not None and run.num_labels is not None:
+            told["label"] = labels
         # Stratified times: one in each of `batch` equal parts, whose pictures are in random order.
         batch = len(x_0)
         u = (jnp.arange(batch) + jax.random.uniform(time, (batch,))) / batch
         t = jnp.minimum((u * T).astype(jnp.int32), T - 1)
         eps, other = noise(eps_key, x_0.shape)
-        spread = [x_0, labels, t, eps, other]
+        spread = [x_0, told or None, t, eps, other]
         spread = jax.tree.map(lambda a: jax.lax.with_sharding_constraint(a, over), spread)
 
         grads, means = gradient(state.params, tables, *spread, drop)

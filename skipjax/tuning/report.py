@@ -1,7 +1,6 @@
 """What a tuning came to, for people: beside the plan, a table and pictures."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,14 @@ from skipjax import evaluation
 from skipjax.files import pending
 from skipjax.plans import Plan
 from skipjax.schedules import Schedule
-from skipjax.tuning.examples import Examples
-from skipjax.tuning.fixed import with_more_calls
+from skipjax.tuning.baselines import Score, with_more_calls
 from skipjax.tuning.search import Outcome
 
-SHOWN = 8  # fixed plans of the table
-ENOUGH = 32  # pictures, below which an energy distance says nothing
+SHOWN = 8  # baselines of the table
+ENOUGH = 32  # samples, below which an energy distance says nothing
 
 
-def signed(outcome: Outcome, about: dict[str, Any], target: np.ndarray) -> Plan:
+def sign(outcome: Outcome, about: dict[str, Any], target: np.ndarray) -> Plan:
     """The plan of an outcome, with what is known of it from held-out noise, as JSON has it.
 
     Args:
@@ -49,15 +47,10 @@ def signed(outcome: Outcome, about: dict[str, Any], target: np.ndarray) -> Plan:
     return replace(plan, origin=replace(plan.origin, tuned=about | found))
 
 
-def curve(
-    score: Callable[[list[Plan], Examples], np.ndarray],
-    schedule: Schedule,
-    outcome: Outcome,
-    held: Examples,
-) -> dict[int, float]:
-    """Held-out error of the best fixed method by number of calls, up to three times as many."""
+def curve(score: Score, schedule: Schedule, outcome: Outcome) -> dict[int, float]:
+    """Error of the best baseline by number of calls, up to three times as many."""
     more = with_more_calls(schedule, outcome.fixed[0])
-    return {plan.nfe: float(score([plan], held)[0]) for plan in more}
+    return {plan.nfe: float(score([plan])[0]) for plan in more}
 
 
 def write(out: Path, plan: Plan, outcome: Outcome, curve: dict[int, float]) -> None:
@@ -82,7 +75,7 @@ def write(out: Path, plan: Plan, outcome: Outcome, curve: dict[int, float]) -> N
 
 
 def markdown(plan: Plan, outcome: Outcome, curve: dict[int, float]) -> str:
-    """A table of the figures, the error by rounds, and the levels before and after."""
+    """A table of the figures, the error by iterations, and the levels before and after."""
     origin: Any = plan.origin
     (ours, theirs), (mean, error) = outcome.errors, outcome.difference
     names = [p.origin.method if p.origin else "a plan" for p in outcome.fixed[:SHOWN]]
@@ -103,8 +96,8 @@ def markdown(plan: Plan, outcome: Outcome, curve: dict[int, float]) -> str:
         f"| difference | {mean:.3g} ± {error:.2g} |",
         "",
         f"Best fixed plans: {', '.join(names)}.",
-        f"Error by rounds: {', '.join(f'{value:.4g}' for value in outcome.rounds)}.",
-        f"{outcome.calls} network calls of one picture, {outcome.seconds:.0f} s.",
+        f"Error by iterations: {', '.join(f'{value:.4g}' for value in outcome.rounds)}.",
+        f"{outcome.calls} network calls of one sample, {outcome.seconds:.0f} s.",
         "",
         "| call | t before | t after |",
         "|---|---|---|",

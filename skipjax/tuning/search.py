@@ -1,42 +1,45 @@
-"""From the best of the fixed plans to one that is learned, and the decision between the two."""
+"""From the best of the baselines to a plan that is learned, and the decision between the two."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
 
-from skipjax.checks import whole
 from skipjax.plans import Origin, Plan
 from skipjax.schedules import Schedule
-from skipjax.tuning.evolve import Evolved, evolve
-from skipjax.tuning.examples import GROUP, Denoiser, Examples, Features, pictures, pixels
-from skipjax.tuning.fixed import fixed, ranked, scores
-from skipjax.tuning.free import Frame, Free, free, written
-from skipjax.tuning.genome import Pool
+from skipjax.tuning.baselines import Score, baselines, halve
+from skipjax.tuning.config import Objective, TuneConfig, check
+from skipjax.tuning.evolve import evolve
+from skipjax.tuning.examples import Denoiser, Examples, draw_all
 from skipjax.tuning.learn import learn
-from skipjax.tuning.loss import Loss, path
+from skipjax.tuning.parametrization import Frame, Numbers, parametrize
+from skipjax.tuning.search_space import Candidate, SearchSpace
 
 OnRound = Callable[[str, int, float], None]
+HISTORY = 4  # predictions that a step looks at, where nothing else is asked for
+LEAST = 4  # examples that all baselines are tried on
 TURNED = 0.1  # least turn that learning starts from
+LEARNED_FROM = "tuned from "  # before the name of what was started from
 
 
 class Outcome(NamedTuple):
     """What a search came to.
 
     Attributes:
-        plan: The learned one if it won, otherwise the best of the fixed.
+        plan: The learned one if it won, otherwise the best baseline.
         won: Whether the learned plan is better on the examples that nothing was chosen by, by
             more than two standard errors of the difference.
-        learned: The learned plan; None where no fixed plan of the search can be learned from.
-        fixed: The best fixed plans by the examples that decide, best first.
-        errors: The loss on the held-out examples, of the learned and of the best fixed plan.
+        learned: The learned plan; None where no baseline of the search can be learned from.
+        fixed: The best baselines by the examples that decide, best first.
+        errors: The loss on the held-out examples, of the learned plan and of the best baseline.
         difference: What `loss.compare` says of the two there, and its standard error.
         drawn: Features of what the two draw there, [M, values] of each.
-        rounds: Error on the examples that decide, at first and after every round.
-        calls: Network calls spent, for one picture each.
+        rounds: Error on the examples that decide, at first and after every iteration.
+        calls: Network calls spent, for one sample each.
         seconds: Time that it took.
     """
 
@@ -55,23 +58,13 @@ class Outcome(NamedTuple):
 def search(
     denoiser: Denoiser,
     schedule: Schedule,
-    nfe: int,
     train: Examples,
     decide: Examples,
     held: Examples,
+    objective: Objective,
+    config: TuneConfig,
     *,
-    history: int | None = None,
-    loss: Loss = path,
-    noise: bool = False,
-    whole_times: bool = False,
-    features: Features = pixels,
-    way: float = 0.0,
-    more: Sequence[Plan] = (),
-    generations: int = 0,
-    starts: int = 2,
-    rounds: int = 10,
-    least: int = 8,
-    batch: int = 256,
+    least: int = LEAST,
     on_round: OnRound | None = None,
 ) -> Outcome:
     """Learns a plan for a denoiser.
@@ -79,91 +72,54 @@ def search(
     Args:
         denoiser: Of the network, or of a target that is known exactly.
         schedule: The forward process.
-        nfe: Network calls of the plan, at least 2.
         train: What is learned from, with targets.
-        decide: What chooses among fixed plans, starts and rounds.
-        held: What decides between the learned plan and the best fixed one.
-        history: K, predictions that a step looks at; 4 or `nfe`, whichever is less, unless told.
-        loss: What is made small. Where it compares laws, plans with noise are tried as well.
-        noise: Whether noise is learned, by such a loss.
-        whole_times: Whether all times stay whole numbers; then evolution alone chooses them.
-        features: What pictures are compared in.
-        way: Weight of the points on the way, where `train` says how the teacher came.
-        more: Plans of as many calls, made for this network, that learning may start from too.
-        generations: Of evolution among solvers that differ from step to step, before learning.
-        starts: From how many plans to learn: the best that evolved, the best of `more`, the best
-            fixed one, the second best of each, and so on.
-        rounds: Of learning, at most.
-        least: Examples that the first round of the search among fixed plans takes.
-        batch: Pictures at a time.
-        on_round: Told the name of the start, the number of rounds, and the error.
+        decide: What chooses among baselines, starts and iterations.
+        held: What decides between the learned plan and the best baseline.
+        objective: What is made small; its teacher and pictures are not looked at.
+        config: How.
+        least: Examples that the first round of the search among baselines takes.
+        on_round: Told the name of the start, the number of iterations, and the error.
 
     Raises:
         ValueError: If a number is out of its range, or there is no plan of so many calls.
-        FloatingPointError: If no fixed plan draws finite pictures.
+        FloatingPointError: If no baseline draws finite samples.
     """
-    began, nfe = time.perf_counter(), whole("nfe", nfe, 2)
-    history = min(4, nfe) if history is None else whole("history", history, 1, nfe)
-    starts, rounds = whole("starts", starts, 1), whole("rounds", rounds, 1)
-    generations = whole("generations", generations, 0)
-    if noise and loss is path:
-        raise ValueError("noise cannot be learned by path, where each picture has one target")
-    score = partial(scores, denoiser, features=features, loss=loss, batch=batch)
-    candidates = fixed(schedule, nfe, noisy=loss is not path)
-    if whole_times:
+    check(objective, config)
+    began, nfe = time.perf_counter(), config.nfe
+    score = Score(denoiser, decide, objective, config.batch)
+    candidates = baselines(schedule, nfe, noisy=objective.by_law)
+    if config.whole_times:
         candidates = [plan for plan in candidates if (plan.t == np.round(plan.t)).all()]
     if not candidates:
         raise ValueError(f"nfe is {nfe}: no plan calls the network so often on this schedule")
-    best, errors, calls = ranked(score, candidates, decide, least)
+    best, errors = halve(score, candidates, len(decide.x), least)
     if not np.isfinite(errors[0]):
-        raise FloatingPointError(f"no plan of {nfe} calls draws finite pictures of this network")
-    kinds = [best]
-    if more:
-        known, _, spent = ranked(score, list(more), decide, len(decide.x))
-        kinds, calls = [known, *kinds], calls + spent
-    if generations:
-        found = _evolved(
-            score, schedule, nfe, decide, best, whole_times, generations, least, batch
-        )
-        kinds, calls = [found.plans, *kinds], calls + found.calls
-    begin = [plan for rank in zip_longest(*kinds) for plan in rank if plan is not None]
+        raise FloatingPointError(f"no plan of {nfe} calls draws finite samples of this network")
+    known = halve(score, config.plans, len(decide.x), len(decide.x))[0] if config.plans else []
+    evolved = _evolve(score, schedule, best, config, least) if config.generations else []
+    ranks = zip_longest(evolved, known, best)
+    begin = [plan for rank in ranks for plan in rank if plan is not None]
     chosen: tuple[Plan, list[float]] | None = None
-    for start, (numbers, frame) in _starts(begin, schedule, history, starts):
+    calls = 0
+    for start, numbers, frame in _starts(begin, schedule, objective, config):
         name = start.origin.method if start.origin else ""
-        if noise:  # at its ends a turn has no slope
-            numbers = numbers._replace(turn=np.clip(numbers.turn, TURNED, np.pi / 2 - TURNED))
-        kept = ("turn",) * (not noise) + ("gaps",) * whole_times
-        found = learn(
-            denoiser,
-            numbers,
-            frame,
-            start.space,
-            train,
-            decide,
-            fixed=kept,
-            loss=loss,
-            features=features,
-            way=way,
-            rounds=rounds,
-            batch=batch,
-            on_round=None if on_round is None else partial(on_round, name),
-        )
+        told = None if on_round is None else partial(on_round, name)
+        found = learn(denoiser, numbers, frame, train, decide, objective, config, told)
         calls += found.calls
         if chosen is None or min(found.decided) < min(chosen[1]):
-            origin = _origin(start, name)
-            made = written(found.numbers, frame, start.space, schedule, origin, whole_times)
+            made = frame.write(found.numbers, schedule, _origin(start), config.whole_times)
             chosen = made, found.decided
     learned = best[0] if chosen is None else chosen[0]
-    ours, theirs = pictures(denoiser, [learned, best[0]], held, features, min(batch, len(held.x)))
-    calls += 2 * nfe * len(held.x)
-    gain, error = loss.compare(ours, theirs, held.target)
+    ours, theirs = draw_all(denoiser, [learned, best[0]], held, objective.features, config.batch)
+    calls += score.calls + 2 * nfe * len(held.x)
+    gain, error = objective.measure.compare(ours, theirs, held.target)
     won = bool(chosen is not None and gain < -2 * error)
     return Outcome(
         learned if won else best[0],
         won,
         None if chosen is None else learned,
         best,
-        (loss.error(ours, held.target), loss.error(theirs, held.target)),
+        (objective.measure.error(ours, held.target), objective.measure.error(theirs, held.target)),
         (gain, error),
         (ours, theirs),
         [] if chosen is None else chosen[1],
@@ -172,48 +128,43 @@ def search(
     )
 
 
-def _evolved(
-    score: Callable[..., np.ndarray],
-    schedule: Schedule,
-    nfe: int,
-    decide: Examples,
-    best: list[Plan],
-    whole_times: bool,
-    generations: int,
-    least: int,
-    batch: int,
-) -> Evolved:
-    """What comes of the best fixed plans by evolution, all in one program."""
-    known = Pool(schedule, nfe, whole_times).named()
+def _evolve(
+    score: Score, schedule: Schedule, best: list[Plan], config: TuneConfig, least: int
+) -> list[Plan]:
+    """What comes of the best baselines by evolution, best first, all in one program."""
+    num, space = len(score.examples.x), SearchSpace(schedule, config.nfe, config.whole_times)
+    least, known = min(least, num), space.known_methods()
     names = [plan.origin.method for plan in best if plan.origin]
-    least = min(least, len(decide.x))
-    return evolve(
-        lambda plans, num: score(plans, decide.take(np.arange(num)), batch=min(batch, least)),
-        schedule,
-        nfe,
-        len(decide.x),
-        whole=whole_times,
-        starts=[known[name] for name in names if name in known] or None,
-        generations=generations,
-        least=least,
-        group=GROUP,
-    )
+    starts = [known[name] for name in names if name in known] or list(known.values())
+    judge = replace(score, batch=min(score.batch, least), calls=0)
+
+    def errors(candidates: list[Candidate], many: int) -> np.ndarray:
+        return judge([candidate.plan(schedule) for candidate in candidates], many)
+
+    found = evolve(errors, space, starts, num, generations=config.generations, least=least)
+    score.calls += judge.calls
+    return [candidate.plan(schedule) for candidate in found]
 
 
 def _starts(
-    best: list[Plan], schedule: Schedule, history: int, many: int
-) -> list[tuple[Plan, tuple[Free, Frame]]]:
-    """The first of the plans that can be learned from, as free numbers."""
+    plans: list[Plan], schedule: Schedule, objective: Objective, config: TuneConfig
+) -> list[tuple[Plan, Numbers, Frame]]:
+    """The first of the plans that can be learned from, as numbers."""
     found = []
-    for plan in best:
+    for plan in plans:
         try:
-            found.append((plan, free(plan, schedule, history)))
+            history = config.history or min(HISTORY, config.nfe)
+            numbers, frame = parametrize(plan, schedule, history)
         except ValueError:  # several calls at one level
             continue
-    return found[:many]
+        if config.learns_noise(objective):  # at its ends a turn has no slope
+            turn = np.clip(numbers.turn, TURNED, np.pi / 2 - TURNED)
+            numbers = numbers._replace(turn=turn)
+        found.append((plan, numbers, frame))
+    return found[: config.starts]
 
 
-def _origin(start: Plan, name: str) -> Origin:
+def _origin(start: Plan) -> Origin:
     assert start.origin is not None
-    name = name.removeprefix("tuned from ")
-    return Origin(f"tuned from {name}", start.origin.schedule, start.origin.end)
+    name = start.origin.method.removeprefix(LEARNED_FROM)
+    return replace(start.origin, method=LEARNED_FROM + name, tuned=None)

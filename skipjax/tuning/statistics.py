@@ -62,14 +62,14 @@ def statistics(
     """l and s of a network, as means over the way that a plan takes some examples.
 
     The cost is 2 N (probes + 2) network calls an example, or a little less, for N levels. A
-    picture meets the same v at all levels: what is random in l changes smoothly, and l' is as good
+    sample meets the same v at all levels: what is random in l changes smoothly, and l' is as good
     as l is.
 
     Args:
         denoiser: Of the network. It must take real times, and may be guided.
         schedule: The forward process.
         examples: Starting noise and keys, [M]; their targets are not looked at.
-        plan: The way; its calls are the levels. DPM-Solver++(3M) unless told.
+        plan: The way; its calls are the levels; default: DPM-Solver++(3M).
         points: N of that, even in log_snr, from the noisiest level with signal to time 0.
         probes: How many v for each picture and level.
         batch: Pictures at a time; memory grows with it alone.
@@ -149,7 +149,7 @@ def _moments(
     def step(carry, row):
         i, (row, rate) = row
         found = _at(denoise, row, rate, carry[0], keys, probes)
-        return advance(carry, row, i, denoise, examples.keys), found
+        return advance(carry, row, i, denoise, examples.keys)[0], found
 
     rows = jnp.arange(plan.nfe), table
     return jax.lax.scan(step, (x, no_history(plan, x)), rows)[1]

@@ -1,18 +1,16 @@
 """Cards: what is known of checkpoints, as JSON.
 
-A card names the architecture (`unet` or `classifier`), what `Spec` or `ClassifierSpec` needs
-(`schedule`, `T`, `prediction`, `class_names`, ...), and whatever else is known (source, licence,
-training, published and measured quality). Cards of checkpoints that lie in a folder are its
-`card.json`; those of OpenAI's released files are `checkpoints/adm/*.json`, found by file name.
+A card describes the parts of a checkpoint (`weights.parts`), and whatever else is known: source,
+licence, training, published and measured quality. Cards of checkpoints that lie in a folder are
+its `card.json`; those of OpenAI's released files are `checkpoints/adm/*.json`, found by file name.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from skipjax.models import ClassifierConfig, UNetConfig
-from skipjax.pretrained import ClassifierSpec, Spec
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.weights import parts
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it where it was installed from a wheel.
@@ -53,7 +51,7 @@ def find(checkpoint: str | Path) -> Path:
         problem = "has no card.json" if path.is_dir() else "has a name that no card knows"
     raise ValueError(
         f"checkpoint {str(checkpoint)!r} {problem}; bundled are: {names}. "
-        "Otherwise give the folder of a checkpoint, with its card.json, or a .pt or .safetensors"
+        "Otherwise give the folder of a checkpoint, with its card.json, or a file of weights"
     )
 
 
@@ -106,23 +104,29 @@ def of_file(path: Path) -> Card | None:
     return next((c for c in cards if path.stem in map(_stem, c["file_names"])), None)
 
 
-def spec(card: Card) -> Spec | ClassifierSpec:
-    """What the card says that sampling has to know.
+def model(card: Card) -> Pretrained | Classifier:
+    """What the card describes, without params.
 
     Raises:
         ValueError: If it lacks something, or no network can be built from it.
     """
-    kind, network, config = Spec, "unet", UNetConfig
-    if "classifier" in card:
-        kind, network, config = ClassifierSpec, "classifier", ClassifierConfig
-    known = {f.name: card[f.name] for f in dataclasses.fields(kind) if f.name in card}
-    if isinstance(known.get("class_names"), str):
-        known["class_names"] = _names(known["class_names"])
+    conditioner = card.get("conditioner")
+    if isinstance(conditioner, dict):
+        conditioner = _with_names(conditioner)
+    elif isinstance(conditioner, list):
+        conditioner = [_with_names(one) for one in conditioner]
+    known = _with_names(card) | ({} if conditioner is None else {"conditioner": conditioner})
     try:
-        known[network] = config(**card[network])
-        return kind(**known)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the card does not describe a network: {error}") from None
+        return parts.build(known)
+    except ValueError as error:
+        raise ValueError(f"the card of {card.get('name', 'no name')}: {error}") from None
+
+
+def _with_names(fields: Any) -> Any:
+    """A part with the list of class names that it names."""
+    if isinstance(fields, dict) and isinstance(fields.get("class_names"), str):
+        return fields | {"class_names": _names(fields["class_names"])}
+    return fields
 
 
 def _names(name: str) -> list[str]:

@@ -96,5 +96,6 @@ def _compare(path: Path, wanted: str, source: str, advice: str = ADVICE) -> None
 
 
 def _names(folder: Path) -> list[str]:
-    files = (path for path in (folder / "params").rglob("*") if path.is_file())
+    trees = (folder / name for name in ("params", "codec", "conditioner"))
+    files = (path for tree in trees for path in tree.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in files)

@@ -1,9 +1,12 @@
 """A checkpoint's folder: `card.json`, and the weights as an orbax checkpoint in `params/`.
 
+Those of a codec or conditioner that has some lie in `codec/` and `conditioner/`.
+
 The card's `files` has the sha256 of every file of the weights.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from skipjax import placement
+from skipjax import sharding
 from skipjax.files import pending
 from skipjax.models import param_shapes
-from skipjax.placement import Placement
-from skipjax.pretrained import Classifier, ClassifierSpec, Pretrained, Spec
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.sharding import Placement
 from skipjax.weights import cards, checkpoint, checksums
 from skipjax.weights.cards import Card
+
+OWNERS = ("codec", "conditioner")  # parts that may have weights of their own
 
 
 def load(
@@ -36,46 +41,70 @@ def load(
             weight is not finite.
     """
     card = cards.read(folder / "card.json")
-    spec = cards.spec(card)
+    model = cards.model(card)
     checksums.verify(folder, card.get("files", {}))
-    shapes = param_shapes(architecture(spec))
-    like = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
-        shapes,
-        placement.shardings(where, shapes),
-    )
-    params = checkpoint.restore(folder / "params", like)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    refuse([path for path, leaf in leaves if not finite(leaf)])
-    return known(params, spec)
+    model = replace(model, params=_restore(folder / "params", model.network, dtype, where))
+    if isinstance(model, Classifier):
+        return model
+    for name in OWNERS:
+        part = getattr(model, name)
+        if _owns(part):
+            params = _restore(folder / name, part, dtype, where)
+            model = replace(model, **{name: replace(part, params=params)})
+    return replace(model, source=str(folder))
 
 
-def save(folder: Path, params: Any, card: Card, dtype: DTypeLike) -> None:
+def save(
+    folder: str | Path,
+    params: Any,
+    card: Card,
+    dtype: DTypeLike,
+    model: Pretrained | None = None,
+) -> None:
     """Writes a checkpoint: weights in `dtype`, then the card with the checksums of their files.
 
     Without its card a folder is no checkpoint, so that a half-written one is never taken for one.
 
+    Args:
+        folder: To write to.
+        params: Of the network.
+        card: Without checksums.
+        dtype: To store all weights in.
+        model: Whose codec and conditioner are written too, where they have weights.
+
     Raises:
         ValueError: If there are weights in the folder already, or no room for them.
     """
-    stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-    checkpoint.save(folder / "params", stored)
+    folder, every = Path(folder), {"params": params}
+    every |= {
+        name: getattr(model, name).params for name in OWNERS if _owns(getattr(model, name, 0))
+    }
+    for name, tree in every.items():
+        stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+        checkpoint.save(folder / name, stored)
     card = card | {"files": checksums.listing(folder)}
     with pending(folder / "card.json") as temporary:
         text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
 
 
-def architecture(spec: Spec | ClassifierSpec) -> Any:
-    """The config of the network that a spec is about."""
-    return spec.classifier if isinstance(spec, ClassifierSpec) else spec.unet
+def _owns(part: Any) -> bool:
+    """Whether a codec or conditioner has weights."""
+    return hasattr(part, "params") and hasattr(part, "init")
 
 
-def known(params: Any, spec: Spec | ClassifierSpec) -> Pretrained | Classifier:
-    """Params together with what they are."""
-    if isinstance(spec, ClassifierSpec):
-        return Classifier(params, spec)
-    return Pretrained(params, spec)
+def _restore(path: Path, part: Any, dtype: DTypeLike, where: Placement | None) -> Any:
+    """Weights of a part, each where it belongs, and finite."""
+    shapes = param_shapes(replace(part, params=None) if _owns(part) else part)
+    like = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding),
+        shapes,
+        sharding.shardings(where, shapes),
+    )
+    params = checkpoint.restore(path, like)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    refuse([path for path, leaf in leaves if not finite(leaf)])
+    return params
 
 
 def finite(leaf: jax.Array | np.ndarray) -> bool:

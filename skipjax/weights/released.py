@@ -10,23 +10,24 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
 
-from skipjax import placement
+from skipjax import sharding
 from skipjax.files import pending_folder
 from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
-from skipjax.placement import Placement
-from skipjax.pretrained import Classifier, ClassifierSpec, Pretrained, Spec
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.sharding import Placement
 from skipjax.weights import (
-    adm,
     attention_order,
     cards,
     checksums,
     folders,
-    safetensors_file,
-    torch_file,
+    parts,
+    registry,
+    state_dict,
 )
 from skipjax.weights.cards import Card
 
-Described = UNetConfig | ClassifierConfig | Spec | ClassifierSpec
+# What a file holds, where no card knows: an architecture, or a model without params.
+Described = UNetConfig | ClassifierConfig | Pretrained | Classifier
 
 
 def load(
@@ -35,6 +36,7 @@ def load(
     config: Described | None,
     dtype: DTypeLike,
     where: Placement | None,
+    key: str | None = None,
 ) -> Pretrained | Classifier:
     """Reads a file of guided-diffusion's weights.
 
@@ -44,21 +46,24 @@ def load(
         config: What the file holds, where no card knows.
         dtype: To keep the weights in.
         where: Where to put them.
+        key: Of the state dict in the file, as in `state_dict.read`.
 
     Raises:
         ValueError: If the file is damaged or not what it was at first, nothing is known of it, or
             the weights do not fit what is known, or are not finite.
     """
-    described = _card(path, card, config)
-    spec = cards.spec(described) if config is None else _spec(path, config)
-    record = checksums.Record(path, described.get("sha256"))
+    known = _card(path, card, config)
+    model = cards.model(known) if config is None else parts.described(config, path.stem)
+    record = checksums.Record(path, known.get("sha256"))
     record.check()
-    params = _params(path, folders.architecture(spec), dtype, where)
+    model = replace(model, params=_params(path, model.network, dtype, where, key))
     record.keep()
-    return folders.known(params, spec)
+    return replace(model, source=str(path)) if isinstance(model, Pretrained) else model
 
 
-def convert(path: Path, out: Path, card: str | None, dtype: DTypeLike) -> Card:
+def convert(
+    path: Path, out: Path, card: str | None, dtype: DTypeLike, key: str | None = None
+) -> Card:
     """Turns a released file into a checkpoint's folder, with its card; the folder appears whole.
 
     Returns:
@@ -69,9 +74,11 @@ def convert(path: Path, out: Path, card: str | None, dtype: DTypeLike) -> Card:
     """
     with pending_folder(out) as temporary:
         described = _card(path, card, None)
-        loaded = load(path, card, None, dtype, None)
+        loaded = load(path, card, None, dtype, None, key)
         origin = {"file": path.name, "sha256": checksums.sha256(path)}
+        number = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
         described = described | {"sha256": origin["sha256"], "converted_from": origin}
+        described.setdefault("parameters", number)
         folders.save(temporary, loaded.params, described, dtype)
         return described
 
@@ -90,30 +97,17 @@ def _card(path: Path, card: str | None, config: Described | None) -> Card:
     if found is None:
         raise ValueError(
             f"{path}: no card knows a file of this name. Give card=, one of "
-            f"{', '.join(cards.released())}; or config=, a UNetConfig, ClassifierConfig or Spec"
+            f"{', '.join(cards.released())}; or config=, a UNetConfig or ClassifierConfig"
         )
     return found
 
 
-def _spec(path: Path, config: Described) -> Spec | ClassifierSpec:
-    """What a user says of a file; an architecture alone is taken to be trained as ADM's are."""
-    if isinstance(config, ClassifierConfig):
-        return ClassifierSpec(path.stem, config)
-    if isinstance(config, UNetConfig):
-        learned = config.out_channels == 2 * config.in_channels
-        return Spec(path.stem, config, variance="learned_range" if learned else "small")
-    if isinstance(config, (Spec, ClassifierSpec)):
-        return config
-    raise ValueError(
-        f"config is a {type(config).__name__}: it must be a UNetConfig, ClassifierConfig, Spec or "
-        "ClassifierSpec"
-    )
-
-
 def _same_attention_order(path: Path, config: Described, card: Card) -> None:
     """Shapes cannot tell the two layouts of attention apart, but a card can."""
-    ours = folders.architecture(_spec(path, config))
-    theirs = folders.architecture(cards.spec(card))
+    ours: Any = parts.described(config, path.stem).network
+    theirs: Any = cards.model(card).network
+    if not isinstance(ours, type(theirs)):
+        return
     turned = replace(ours, use_new_attention_order=not ours.use_new_attention_order)
     if turned == theirs:
         raise ValueError(
@@ -124,9 +118,13 @@ def _same_attention_order(path: Path, config: Described, card: Card) -> None:
         )
 
 
-def _params(path: Path, config: Any, dtype: DTypeLike, where: Placement | None) -> Any:
-    reader = safetensors_file if path.suffix == ".safetensors" else torch_file
-    places: Any = traverse_util.flatten_dict(placement.shardings(where, param_shapes(config)))
+def _params(
+    path: Path, config: Any, dtype: DTypeLike, where: Placement | None, key: str | None
+) -> Any:
+    to_params = registry.FILES.get(type(config))
+    if to_params is None:
+        raise ValueError(f"{path}: files of {type(config).__name__} are not read")
+    places: Any = traverse_util.flatten_dict(sharding.shardings(where, param_shapes(config)))
     attention, bad = {}, []
 
     def convert(name: tuple[str, ...], array: np.ndarray) -> jax.Array:
@@ -142,7 +140,7 @@ def _params(path: Path, config: Any, dtype: DTypeLike, where: Placement | None) 
         return jax.device_put(array, places[name])
 
     try:
-        params = adm.to_params(reader.state_dict(path), config, convert)
+        params = to_params(state_dict.read(path, key), config, convert)
         folders.refuse(bad)
         attention_order.check(attention, config)
         return params

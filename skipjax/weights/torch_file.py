@@ -1,158 +1,156 @@
-"""PyTorch's checkpoints, read without torch and without running anything that they contain.
+"""What torch.save writes, read without torch and without running anything that it contains.
 
-A .pt or .pth file is a zip archive of a pickle, data.pkl, and of one record of bytes for each
-storage that the pickle's tensors are views of. No opcode but those of plain data is obeyed.
+A .pt or .pth is a zip archive of a pickle, data.pkl, and of one record of bytes for each storage
+that the pickle's tensors are views of. Before torch 1.6 it was a row of pickles, the storages
+after them; torch.save still writes that with `_use_new_zipfile_serialization=False`.
 """
 
-import os
+import io
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from skipjax.weights import torch_pickle
+from skipjax.weights.torch_pickle import ALONE, DAMAGED, Stream, shown
+from skipjax.weights.torch_tensors import KNOWN, Segment, Storages
 
-from skipjax.weights import pickle_machine, torch_tensors, zip_records
-from skipjax.weights.pickle_machine import shown
-from skipjax.weights.torch_tensors import Tensor as Tensor
-from skipjax.weights.zip_records import Record
-
-_MAX_PICKLE = 2**25
-_AGAIN = "save it again with a recent torch: torch.save(torch.load(path, weights_only=True), path)"
+_MAX_PICKLE = 2**24
+_MAX_DIRECTORY = 2**22
+_HEADER = struct.Struct("<4s22x2H")
+_ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # or patched
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
-def read(path: str | os.PathLike[str]) -> Any:
-    """What torch.save wrote to a file, with tensors that are read once they are asked for.
+def is_zip(head: bytes) -> bool:
+    """Whether a file that begins so is an archive."""
+    return head.startswith(b"PK\3\4")
 
-    Args:
-        path: A .pt or .pth file, of torch 1.6 or later.
 
-    Returns:
-        Dicts, lists, tuples, numbers, strings and None as they were saved, dtypes as NumPy's,
-        and a `Tensor` for each tensor or parameter.
+def is_legacy(head: bytes) -> bool:
+    """Whether a file that begins so is one of torch before 1.6."""
+    return head[:1] == b"\x80" and _MAGIC.to_bytes(10, "little") + b"." in head[:32]
+
+
+def read_zip(path: Path) -> Any:
+    """What torch.save wrote to an archive, as `torch_pickle.load` gives it, with lazy `Tensor`s.
 
     Raises:
-        ValueError: If it is another file, is damaged, or holds anything else.
-        OSError: If it cannot be opened.
+        ValueError: If it is another archive, or is damaged.
     """
-    path = Path(path)
-    _check_kind(path)
-    records = zip_records.records(path)
-    root = _root(path, records)
+    segments = _segments(path)
+    root = _root(segments)
     byteorder = "little"
-    if record := records.get(f"{root}/byteorder"):
-        content = _content(record, 16)
-        if content not in (b"little", b"big"):
-            raise ValueError(f"{path}: the byte order is {content!r}, neither little nor big")
-        byteorder = content.decode()
-    pickle = _content(records[f"{root}/data.pkl"], _MAX_PICKLE)
-    load = torch_tensors.loader(records, root, byteorder)
-    try:
-        return pickle_machine.run(pickle, torch_tensors.GLOBALS, load, (Tensor, np.dtype))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    if segment := segments.get(f"{root}/byteorder"):
+        byteorder = _content("byte order", segment, 16).decode("latin-1")
+        if byteorder not in ("little", "big"):
+            raise ValueError(f"the byte order is {byteorder!r}, neither little nor big")
+    pickle = _content("pickle", segments[f"{root}/data.pkl"], _MAX_PICKLE)
+    storages = Storages(byteorder)
+    content = torch_pickle.load(Stream(pickle), KNOWN, storages.load)
+    for key in storages:
+        storages.place(key, segments.get(f"{root}/data/{key}"))
+    return content
 
 
-def state_dict(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file by name; `np.asarray` reads each.
-
-    Args:
-        path: A .pt or .pth file, of torch 1.6 or later.
-        key: Where the file holds several, e.g. "state_dict" or "ema": which of them.
-
-    Returns:
-        Tensors by name. Numbers, strings and whatever else holds no tensor is left out.
+def read_legacy(path: Path) -> Any:
+    """What torch before 1.6 wrote to a file, as `read_zip` gives it.
 
     Raises:
-        ValueError: As `read` does; and if the file holds no flat dict of tensors there, with the
-            keys under which there is one.
-        OSError: If it cannot be opened.
+        ValueError: If it is damaged.
     """
-    content = read(path)
-    if type(content) is not dict:
-        kind = type(content).__name__
-        raise ValueError(f"{path}: holds an object of type {kind}; wanted is a dict of tensors")
-    dicts = {k: v for k, v in content.items() if type(v) is dict and _tensors(v)}
-    choice = ", ".join(f"{shown(k)} ({len(_tensors(v))})" for k, v in list(dicts.items())[:8])
-    if key is not None:
-        if key not in dicts:
-            raise ValueError(
-                f"{path}: no tensors under the key {shown(key)}; there are some under: "
-                f"{choice or 'none'}"
-            )
-        content = dicts[key]
-    elif dicts and not _tensors(content):
-        raise ValueError(
-            f"{path}: the tensors are one level down; give as the key one of these (with so "
-            f"many tensors): {choice}"
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        stream = Stream(file.read(min(end, _MAX_PICKLE)))
+        storages = Storages("little")  # whatever the machine was
+        magic, protocol, _, content, keys = (
+            torch_pickle.load(stream, KNOWN, storages.load) for _ in range(5)
         )
-    tensors = _tensors(content)
-    if not tensors:
-        raise ValueError(f"{path}: holds no tensors, nor dicts of them, but wanted is a dict")
-    for name, value in content.items():
-        if (name in tensors and type(name) is not str) or (
-            name not in tensors and _holds_tensor(value)
-        ):
-            raise ValueError(
-                f"{path}: among the tensors is {shown(name)}, a {type(value).__name__}: "
-                "wanted are strings as names, and tensors right under them"
-            )
-    return tensors
+        if magic != _MAGIC or protocol != _PROTOCOL:
+            raise ValueError(f"is not of a protocol of torch's that is known; {DAMAGED}")
+        if type(keys) is not list or len(keys) != len(storages):
+            raise ValueError(f"its pickle names other storages than follow; {DAMAGED}")
+        start = stream.tell()
+        for key in keys:
+            if type(key) is not str or key not in storages or storages[key].segment:
+                raise ValueError(f"its pickle names other storages than follow; {DAMAGED}")
+            file.seek(start)
+            # The number of elements, and then these.
+            size = int.from_bytes(file.read(8), "little") * storages[key].kind.itemsize
+            start += 8 + size
+            if start > end:
+                raise ValueError(f"its storage {shown(key)} is not whole; {DAMAGED}")
+            storages.place(key, Segment(path, start - size, size))
+    return content
 
 
-def _tensors(content: dict[Any, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in content.items() if type(value) is Tensor}
+class _File(io.FileIO):
+    """A file of which an archive's directory is read only where it is not too large."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_DIRECTORY:
+            raise ValueError(f"the archive has a directory of {size} bytes; {DAMAGED}")
+        return super().read(size)
 
 
-def _holds_tensor(value: Any) -> bool:
-    if type(value) is dict:
-        value = tuple(value.values())
-    if type(value) in (list, tuple):
-        return any(_holds_tensor(part) for part in value)
-    return type(value) is Tensor
+def _segments(path: Path) -> dict[str, Segment]:
+    """The records of an archive by name, after a check that all of them lie within the file."""
+    try:
+        with _File(path) as file, zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error) as error:
+        raise ValueError(f"is no whole zip archive ({error}): {DAMAGED}") from None
+    end = path.stat().st_size
+    if len({record.filename for record in records}) < len(records):
+        raise ValueError(f"two records of the archive have one name; {DAMAGED}")
+    # So that one piece of the file cannot pass for a thousand.
+    if sum(record.file_size for record in records) > end:
+        raise ValueError(f"the records of the archive are larger than the file; {DAMAGED}")
+    with path.open("rb") as file:
+        return {record.filename: _segment(path, file, record, end) for record in records}
 
 
-def _content(record: Record, limit: int) -> bytes:
-    if record.size > limit:
+def _segment(path: Path, file: Any, record: zipfile.ZipInfo, end: int) -> Segment:
+    name = shown(record.filename)
+    if record.flag_bits & _ENCRYPTED:
+        raise ValueError(f"{name} is encrypted: save it again with torch.save")
+    if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
         raise ValueError(
-            f"{record.path}: {record.name!r} has {record.size} bytes; accepted are {limit}: "
-            "save only the state dict, with torch.save(model.state_dict(), path)"
+            f"{name} is compressed, which torch.save does not write, but TorchScript does: load "
+            "it with torch or torch.jit, then torch.save(model.state_dict(), path)"
         )
-    return record.read().tobytes()
+    if 0 <= record.header_offset < end:
+        file.seek(record.header_offset)
+        header = file.read(_HEADER.size)
+        if len(header) == _HEADER.size:
+            signature, *lengths = _HEADER.unpack(header)
+            start = record.header_offset + _HEADER.size + sum(lengths)
+            if signature == b"PK\3\4" and start + record.file_size <= end:
+                return Segment(path, start, record.file_size, record.CRC)
+    raise ValueError(f"{name} does not lie where the archive's directory says; {DAMAGED}")
 
 
-def _root(path: Path, records: dict[str, Record]) -> str:
+def _content(what: str, segment: Segment, limit: int) -> bytes:
+    if segment.size > limit:
+        raise ValueError(
+            f"its {what} has {segment.size} bytes; accepted are {limit}: save only the state "
+            f"dict, with {ALONE}"
+        )
+    return segment.read().tobytes()
+
+
+def _root(records: dict[str, Segment]) -> str:
     """Folder within the archive that holds all of it."""
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(
-            f"{path}: is a zip archive with {len(pickles)} data.pkl in place of one, which is not "
-            "how torch.save writes: give the .pt or .pth file itself"
+            f"is a zip archive with {len(pickles)} data.pkl in place of one, which is not how "
+            "torch.save writes: give the .pt or .pth file itself"
         )
     root = pickles[0].partition("/")[0]
     if f"{root}/constants.pkl" in records or any(n.startswith(f"{root}/code/") for n in records):
         raise ValueError(
-            f"{path}: is a TorchScript archive, which holds code; save its tensors alone: "
+            "is a TorchScript archive, which holds code; save its tensors alone: "
             "torch.save(torch.jit.load(path).state_dict(), path)"
         )
     return root
-
-
-def _check_kind(path: Path) -> None:
-    """Refuses what is not a zip archive, in words for what it seems to be."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith(b"PK\3\4"):
-        return
-    if not head:
-        problem = "is empty: download or copy it again"
-    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        problem = "is a web page, so the download failed: download it again"
-    elif head.startswith(b"version https://git-lfs"):
-        problem = "is a pointer of Git LFS in place of the file: run git lfs pull"
-    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        problem = "is a safetensors file; wanted is a .pt or .pth that torch.save wrote"
-    elif head[257:262] == b"ustar" or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
-        problem = f"is of torch before 1.6, or a bare pickle; {_AGAIN}"
-    else:
-        problem = f"begins with {head[:8]!r} and is no zip archive, so torch.save did not write it"
-    raise ValueError(f"{path}: {problem}")

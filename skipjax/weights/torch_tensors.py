@@ -1,20 +1,22 @@
-"""The tensors of a torch.save archive, each a checked view of a record that is not read yet."""
+"""The tensors of a PyTorch file, each a checked view of bytes that are not read yet."""
 
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from skipjax.weights.pickle_machine import Function, shown
-from skipjax.weights.zip_records import Record
+from skipjax.weights.torch_pickle import DAMAGED, Unknown, shown
 
-# NumPy's limit, and torch's.
-_MAX_DIMENSIONS = 64
+_MAX_DIMENSIONS = 64  # NumPy's limit, and torch's
 _MAX_NUMBER = 2**63
+_MAX_KEY = 64  # they are numbers
+_CHUNK = 2**20
 _STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -34,23 +36,71 @@ _DTYPES += [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8
 _DTYPES += [ml_dtypes.float8_e5m2fnuz, ml_dtypes.float8_e8m0fnu]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Storage:
-    """The record that tensors are views of; of no dtype where each tensor brings its own."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive bytes of a file; of those in a zip archive the CRC-32 is known."""
 
-    record: Record
-    dtype: np.dtype | None
-    byteorder: str
+    path: Path
+    start: int
+    size: int
+    crc: int | None = None
+
+    def read(self) -> np.ndarray:
+        """The bytes, as a new uint8 array.
+
+        Raises:
+            ValueError: If the file ends before them, or their CRC-32 is another.
+        """
+        content, crc = np.empty(self.size, np.uint8), 0
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            # In pieces that fit the cache, to be summed while they are warm.
+            for at in range(0, self.size, _CHUNK):
+                piece = content.data[at : at + _CHUNK]
+                if file.readinto(piece) != len(piece):
+                    raise ValueError(f"{self.path}: ends too early; {DAMAGED}")
+                crc = zlib.crc32(piece, crc) if self.crc is not None else 0
+        if self.crc not in (None, crc):
+            unsummed = ", or save it again with checksums if torch was told to leave them out"
+            raise ValueError(
+                f"{self.path}: the CRC-32 of the {self.size} bytes at {self.start} is wrong; "
+                f"{DAMAGED}{unsummed if self.crc == 0 else ''}"
+            )
+        return content
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class StorageType:
-    """What a pickle says of the elements of a storage."""
+    """What a pickle says of the elements of a storage: no dtype where each tensor brings one."""
 
     dtype: np.dtype | None
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element, which of no dtype are bytes themselves."""
+        return self.dtype.itemsize if self.dtype else 1
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(slots=True)
+class Storage:
+    """What tensors are views of.
+
+    Attributes:
+        key: Its name in the file.
+        kind: Of its elements.
+        numel: How many they are.
+        byteorder: Theirs, "little" or "big".
+        segment: Where they lie, once that is known.
+    """
+
+    key: str
+    kind: StorageType
+    numel: int
+    byteorder: str
+    segment: Segment | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
     """A tensor in a file; `np.asarray(tensor)` reads it.
 
@@ -66,62 +116,76 @@ class Tensor:
     _storage: Storage = dataclasses.field(repr=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Reads the tensor's record, and no other, into a new C-contiguous array.
+        """Reads the tensor's storage, and no other, into a new C-contiguous array.
 
         Raises:
-            ValueError: If the record is damaged, or `copy` is False.
+            ValueError: If the file is damaged there, or `copy` is False.
         """
-        record = self._storage.record
+        segment = self._storage.segment
+        assert segment is not None
         if copy is False:
-            raise ValueError(f"{record.path}: is read into new memory: copy=False cannot be met")
-        content = record.read()
+            raise ValueError(f"{segment.path}: is read into new memory: copy=False cannot be met")
+        content = segment.read()
         if self.dtype == np.bool_ and content.max(initial=0) > 1:
-            raise ValueError(f"{record.path}: {record.name!r} has bools other than 0 and 1")
+            raise ValueError(f"{segment.path}: has bools other than 0 and 1; {DAMAGED}")
         if self._storage.byteorder != sys.byteorder:
             part = self.dtype.itemsize // (2 if self.dtype.kind == "c" else 1)
             content.view(f"u{part}").byteswap(inplace=True)
         if not math.prod(self.shape):
             return np.empty(self.shape, self.dtype if dtype is None else dtype)
-        elements = content.view(self.dtype)
-        itemsize = self.dtype.itemsize
-        strides = tuple(stride * itemsize for stride in self._strides)
+        elements, itemsize = content.view(self.dtype), self.dtype.itemsize
+        # A stride along one element is never taken, and may be any number.
+        strides = tuple(
+            stride * itemsize * (size > 1)
+            for size, stride in zip(self.shape, self._strides, strict=True)
+        )
         view = np.ndarray(self.shape, self.dtype, elements, self._offset * itemsize, strides)
-        # A part of the record would keep all of it in memory.
+        # A part of the storage would keep all of it in memory.
         return np.array(view, dtype, order="C", copy=None if view.size == elements.size else True)
 
 
-def loader(records: Mapping[str, Record], root: str, byteorder: str) -> Callable[[Any], Storage]:
-    """What finds the storage that a persistent id of the pickle stands for.
+class Storages(dict[str, Storage]):
+    """The storages that a pickle names, by their keys."""
 
-    Args:
-        records: Those of the archive.
-        root: Folder in the archive that holds `data/`.
-        byteorder: That of the storages, "little" or "big".
-    """
+    def __init__(self, byteorder: str):
+        self._byteorder = byteorder
 
-    def load(persistent_id: Any) -> Storage:
-        fields = persistent_id if type(persistent_id) is tuple else ()
-        if [type(field) for field in fields] != [str, StorageType, str, str, int]:
+    def load(self, persistent_id: Any) -> Storage | Unknown:
+        """The storage that a persistent id stands for; or the class of a module, not read."""
+        match persistent_id:
+            case ("module", Unknown() as network, _, _):
+                return network
+            case ("storage", StorageType() as kind, str(key), str(), int(numel)):
+                pass
+            case ("storage", StorageType() as kind, str(key), str(), int(numel), None):
+                pass  # of torch before 1.6
+            case _:
+                key, kind, numel = "", None, -1
+        if kind is None or len(key) > _MAX_KEY or not 0 <= numel < _MAX_NUMBER:
             raise ValueError("its pickle has a persistent id that is not torch's")
-        tag, kind, key, _, numel = persistent_id
-        record = records.get(f"{root}/data/{key}")
-        if tag != "storage" or record is None:
-            raise ValueError(f"its pickle needs the storage {shown(key)}, which has no record")
-        itemsize = kind.dtype.itemsize if kind.dtype else 1
-        if numel * itemsize != record.size:
+        storage = self.setdefault(key, Storage(key, kind, numel, self._byteorder))
+        if (storage.kind, storage.numel) != (kind, numel):
+            raise ValueError(f"its pickle has two storages of the one key {shown(key)}")
+        return storage
+
+    def place(self, key: str, segment: Segment | None) -> None:
+        """Says where the storage of a key lies."""
+        size = self[key].numel * self[key].kind.itemsize
+        if segment is None or segment.size != size:
             raise ValueError(
-                f"its storage {shown(key)} has {record.size} bytes, but should have "
-                f"{shown(numel)} elements of {itemsize}"
+                f"its storage {shown(key)} should have {size} bytes, but has "
+                f"{segment.size if segment else 'none'}; {DAMAGED}"
             )
-        return Storage(record, kind.dtype, byteorder)
-
-    return load
+        self[key].segment = segment
 
 
-def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
+# Arguments are whatever the pickle gives.
+def _view(storage, dtype, offset, shape, strides, metadata) -> Tensor:
     """A tensor, after a check that all of it lies within its storage."""
     if type(storage) is not Storage or not isinstance(dtype, np.dtype):
         raise ValueError("its pickle makes a tensor of something other than a storage and a dtype")
+    if metadata:
+        raise ValueError("its pickle has a negated or conjugated tensor: save a .clone() of it")
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
         raise ValueError("its pickle has a tensor whose sizes and strides are not two such tuples")
     if len(shape) > _MAX_DIMENSIONS:
@@ -129,12 +193,12 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> Te
     for number in (offset, *shape, *strides):
         if type(number) is not int or not 0 <= number < _MAX_NUMBER:
             raise ValueError(f"its pickle has a tensor with {shown(number)} as a size or stride")
-    elements, rest = divmod(storage.record.size, dtype.itemsize)
+    elements, rest = divmod(storage.numel * storage.kind.itemsize, dtype.itemsize)
+    place = f"its storage {shown(storage.key)} of {elements} elements has"
     if rest:
-        raise ValueError(f"its storage {storage.record.name!r} is not a whole number of {dtype}")
+        raise ValueError(f"its storage {shown(storage.key)} is not a whole number of {dtype}")
     numel = math.prod(shape)
     last = offset + sum(stride * (size - 1) for size, stride in zip(shape, strides, strict=True))
-    place = f"its storage {storage.record.name!r} of {elements} elements has"
     if numel and last >= elements:
         raise ValueError(f"{place} a tensor that reaches beyond its end")
     if numel > elements:
@@ -144,67 +208,35 @@ def _view(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) -> Te
     # Sixteen bytes are those of the largest dtype that it may be converted to.
     if math.prod(max(size, 1) for size in shape) * 16 >= _MAX_NUMBER:
         raise ValueError(f"{place} an empty tensor of sizes that no array can have")
-    # A stride along one element is never taken, and may be any number.
-    taken = tuple(stride * (size > 1) for size, stride in zip(shape, strides, strict=True))
-    return Tensor(shape, dtype, taken, offset, storage)
+    return Tensor(shape, dtype, strides, offset, storage)
 
 
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-    return _view(storage, getattr(storage, "dtype", None), offset, shape, strides)
+def _rebuild(storage, offset, shape, strides, grad=None, hooks=None, metadata=None) -> Tensor:
+    dtype = storage.kind.dtype if type(storage) is Storage else None
+    return _view(storage, dtype, offset, shape, strides, metadata)
 
 
-def _rebuild_v2(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, bits: Any = None
-) -> Tensor:
-    _check_extras(grad, hooks, bits)
-    return _rebuild(storage, offset, shape, strides)
-
-
-def _rebuild_v3(
-    storage: Any,
-    offset: Any,
-    shape: Any,
-    strides: Any,
-    grad: Any,
-    hooks: Any,
-    dtype: Any,
-    bits: Any = None,
-) -> Tensor:
-    _check_extras(grad, hooks, bits)
-    if type(storage) is Storage and storage.dtype is not None:
+def _rebuild_v3(storage, offset, shape, strides, grad, hooks, dtype, metadata=None) -> Tensor:
+    if type(storage) is Storage and storage.kind.dtype is not None:
         raise ValueError("its pickle has a tensor with a dtype other than that of its storage")
-    return _view(storage, dtype, offset, shape, strides)
+    return _view(storage, dtype, offset, shape, strides, metadata)
 
 
-def _rebuild_parameter(data: Any, grad: Any, hooks: Any) -> Tensor:
-    _check_extras(grad, hooks, None)
-    if type(data) is not Tensor:
-        raise ValueError("its pickle has a parameter that is not a tensor")
+def _rebuild_parameter(data, grad, hooks, state=None) -> Any:
     return data
 
 
-def _check_extras(grad: Any, hooks: Any, bits: Any) -> None:
-    if type(grad) is not bool or type(hooks) is not dict or hooks:
-        raise ValueError("its pickle has a tensor with hooks, or an unknown use of gradients")
-    # Such a tensor is the negative or conjugate of what is stored.
-    if bits is not None and (type(bits) is not dict or bits):
-        raise ValueError("its pickle has a negated or conjugated tensor: save a .clone() of it")
-
-
-def _size(sizes: Any) -> tuple[int, ...]:
-    if type(sizes) is not tuple or any(type(size) is not int for size in sizes):
-        raise ValueError("its pickle has a torch.Size of something other than ints")
-    return sizes
-
-
-GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): Function(dict, (0,)),
-    ("torch", "Size"): Function(_size, (1,)),
-    ("torch._utils", "_rebuild_tensor"): Function(_rebuild, (4,)),
-    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_v2, (6, 7)),
-    ("torch._utils", "_rebuild_tensor_v3"): Function(_rebuild_v3, (7, 8)),
-    ("torch._utils", "_rebuild_parameter"): Function(_rebuild_parameter, (3,)),
+KNOWN: dict[tuple[str, str], Callable[..., Any] | StorageType | np.dtype] = {
+    ("collections", "OrderedDict"): lambda: {},
+    ("torch", "Size"): lambda sizes: sizes,
+    ("torch._utils", "_rebuild_tensor"): _rebuild,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_v3,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     ("torch.storage", "UntypedStorage"): StorageType(None),
     **{("torch", name): StorageType(np.dtype(kind)) for name, kind in _STORAGES.items()},
+    # So written before 0.4, of weights on a GPU.
+    **{("torch.cuda", name): StorageType(np.dtype(kind)) for name, kind in _STORAGES.items()},
     **{("torch", np.dtype(kind).name): np.dtype(kind) for kind in _DTYPES},
 }

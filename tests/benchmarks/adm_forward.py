@@ -119,7 +119,7 @@ def on_gpu(repeats: int, batch: int = 32) -> None:
 
 def build(name: str) -> tuple[Any, Any, Any]:
     """A config, params of random numbers, and azula's network with the same."""
-    config = cards.spec(cards.named(name)).unet
+    config = cards.model(cards.named(name)).unet
     arguments = asdict(config)
     arguments.pop("low_res_channels")
     network = azula.unet.UNetModel(**arguments).eval()

@@ -53,7 +53,7 @@ def command(arguments: list[str]) -> Counter:
     import jax
 
     def note(event: str, duration: float, fun_name: str = "", **_) -> None:
-        if event in STAGES and "generate" in fun_name:
+        if event in STAGES and "program" in fun_name:
             spent[STAGES[event]] += duration
 
     jax.monitoring.register_event_duration_secs_listener(note)

@@ -28,8 +28,8 @@ SKIPS = {1000: 1, 10: 100}
 def arguments(params: skipjax.Pretrained, nfe: int, batch: int) -> tuple:
     """What `skipjax.generate` takes, for a plan of `nfe` rows."""
     plan = skipjax.plans.skipped(params.schedule, SKIPS[nfe])
-    y = None if params.spec.unet.num_classes is None else np.zeros(batch, np.int32)
-    return params, plan, jax.random.key(0), np.arange(batch, dtype=np.uint32), y
+    label = None if params.labels is None else {"label": np.zeros(batch, np.int32)}
+    return params, plan, jax.random.key(0), np.arange(batch, dtype=np.uint32), label
 
 
 def small() -> skipjax.Pretrained:
@@ -43,9 +43,8 @@ def small() -> skipjax.Pretrained:
         attention_resolutions=(),
         channel_mult=(1,),
     )
-    x, t = np.zeros((1, 16, 16, 3), np.float32), np.zeros(1, np.float32)
-    params = skipjax.models.UNet(config).init(jax.random.key(0), x, t, None)["params"]
-    return skipjax.Pretrained(params, skipjax.Spec("small", config))
+    process = skipjax.Process(skipjax.schedules.linear())
+    return skipjax.Pretrained(config.init(jax.random.key(0)), config, process)
 
 
 def main() -> None:
@@ -67,7 +66,7 @@ def main() -> None:
     given = {nfe: arguments(params, nfe, options.batch) for nfe in SKIPS}
 
     def compiled(nfe: int) -> jax.stages.Compiled:
-        return skipjax.generate.lower(*given[nfe]).compile()
+        return jax.jit(skipjax.generate).lower(*given[nfe]).compile()
 
     def compiling(nfe: int) -> float:
         jax.clear_caches()

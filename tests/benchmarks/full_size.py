@@ -86,7 +86,7 @@ def write(name: str, path: Path):
         import torch
     except ImportError as error:
         sys.exit(f"{error}: pip install torch==2.13.0 && pip install -e '.[oracle]'")
-    arguments = asdict(cards.spec(cards.named(name)).unet)
+    arguments = asdict(cards.model(cards.named(name)).unet)
     arguments.pop("low_res_channels")
     network = adm.unet.UNetModel(**arguments).eval()
     random = torch.Generator().manual_seed(0)
@@ -113,7 +113,7 @@ def compare(name: str, path: Path, network) -> None:
     t, y = np.float32([417.0]), np.array([207])
     with torch.inference_mode():
         theirs = network(torch.tensor(x), torch.tensor(t), torch.tensor(y)).numpy()
-    net = skipjax.models.network(params.spec.unet)
+    net = skipjax.models.network(params.network)
     apply = jax.jit(lambda params, x, t, y: net.apply({"params": params}, x, t, y))
     ours = np.moveaxis(np.asarray(apply(params.params, np.moveaxis(x, 1, -1), t, y)), -1, 1)
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()

@@ -34,10 +34,10 @@ from skipjax.evaluation.exact import Task
 from skipjax.plans import Plan
 from skipjax.schedules import Schedule
 from skipjax.training import sources
-from skipjax.tuning.examples import Denoiser, Examples, pictures
-from skipjax.tuning.fixed import CUTOFFS, ETAS, hybrid, hybrids
+from skipjax.tuning import Problem
+from skipjax.tuning.baselines import CUTOFFS, ETAS, hybrid, hybrids
+from skipjax.tuning.examples import Denoiser, Examples, draw_all
 from skipjax.tuning.loss import energy
-from skipjax.tuning.setting import setting
 
 FEW = 512  # samples that each way to divide the calls is tried on
 DIVIDED = 10  # calls up to which all divisions are tried
@@ -113,7 +113,7 @@ class Case(NamedTuple):
         """What a plan draws."""
         some = self.sets[half].take(slice(num))
         batch = 512 if some.x.ndim == 2 else 16
-        return pictures(self.denoiser, [plan], some, batch=batch)[0]
+        return draw_all(self.denoiser, [plan], some, batch=batch)[0]
 
 
 def all_tasks() -> dict[str, Task]:
@@ -155,7 +155,10 @@ def network(checkpoint: str, data: str, points: int) -> Case:
     plan, sets = plans.skipped(params.schedule, 20), []
     for seed, part in enumerate(parts):
         labels = None if part.labels is None else part.labels.tolist()
-        of, some, *_ = setting(params, jax.random.key(seed), points, plan, label=labels)
+        # `points` of them in all.
+        sizes = {"num": points - 2 * (points // 4), "held_out": points // 4}
+        problem = Problem(params, jax.random.key(seed), label=labels, **sizes)
+        of, some, *_ = problem.prepare(plan)
         real = np.asarray(part.images, np.float32).reshape(points, -1) / 127.5 - 1
         sets.append(some._replace(target=real))
     floor = abs(energy.error(sets[2].target, sets[0].target))

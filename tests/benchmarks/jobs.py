@@ -14,7 +14,6 @@ byte of which is read), and until the command has ended where nothing is. Aim: a
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -26,12 +25,10 @@ import numpy as np
 from measuring import fresh, interleaved, line, ratio, seconds
 
 from skipjax import jobs
-from skipjax.jobs import checking, shards, storage
+from skipjax.jobs import Report, record, storage
+from skipjax.jobs.formats import Pictures
 from skipjax.jobs.job import resolve
-from skipjax.jobs.manifest import Manifest, Row
 from skipjax.jobs.program import Program
-from skipjax.jobs.reporting import Silence
-from skipjax.jobs.shards import Layout, Pictures
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
@@ -47,13 +44,13 @@ def throughput(folder: Path, batches: int, repeats: int) -> None:
     jax.config.update(CACHE[1], 0.0)
     job = jobs.Job(num=BATCH * batches, shard_size=BATCH, skip=20)
     resolved = resolve(job)
-    program = Program(resolved, Silence(), BATCH, ONE)
+    program = Program(resolved, Report(), BATCH, ONE)
     many = [np.arange(BATCH) + BATCH * i for i in range(batches)]
     made = iter(range(10**6))
 
     def whole() -> float:
         out = folder / f"run{next(made)}"
-        return jobs.run(job, out, batch=BATCH, devices=ONE, report=Silence()).seconds
+        return jobs.run(job, out, batch=BATCH, devices=ONE, report=Report()).seconds
 
     def bare() -> float:
         return seconds(lambda: [program(ids).block_until_ready() for ids in many])
@@ -80,7 +77,7 @@ def grow(folder: Path, pictures: int) -> None:
     """Prints what this process holds after a tenth of the pictures, and after all."""
     held: list[int] = []
 
-    class Report(Silence):
+    class Growing(Report):
         drawn_so_far = 0
 
         def drawn(self, num: int) -> None:
@@ -89,7 +86,7 @@ def grow(folder: Path, pictures: int) -> None:
                 held.append(resident())
 
     job = jobs.Job(str(folder / "tiny"), num=pictures, skip=500)
-    jobs.run(job, folder / "many", batch=64, devices=ONE, report=Report())
+    jobs.run(job, folder / "many", batch=64, devices=ONE, report=Growing())
     print(json.dumps({"first": held[0], "last": resident()}))
 
 
@@ -102,23 +99,15 @@ def resuming(folder: Path, count: int) -> None:
     """A job of which all but one shard are finished."""
     job = jobs.Job(num=10 * (count + 1), shard_size=10)
     out, resolved = folder / "resumed", resolve(job)
-    store, layout = storage.store(out), Layout.of(job)
-    _, name = jobs.record.agree(store, resolved)
-    rows = []
-    rng = np.random.default_rng(0)
-    (out / "shards").mkdir()
+    _, shards = record.agree(storage.store(out), resolved)
+    rng, layout = np.random.default_rng(0), shards.layout
     for shard in range(count):
         ids = layout.ids(shard)
         images = rng.integers(0, 256, (len(ids), *resolved.params.shape), np.uint8)
-        content = shards.encode(Pictures(ids, images, np.zeros(len(ids), np.int32)), "npz")
-        (out / layout.name(shard)).write_bytes(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        rows.append(Row(name, shard, int(ids[0]), len(ids), len(content), sha256).line())
-    store.put("manifest/0.jsonl", b"".join(rows))
+        shards.put(shard, Pictures(ids, images, np.zeros(len(ids), np.int32)), [], {})
 
     def survey() -> None:
-        known = Manifest(store, name)
-        assert list(checking.faults(store, layout, known, range(layout.count))) == [count]
+        assert list(shards.faults(range(layout.count))) == [count]
 
     line(
         f"until what is left of {count:,} finished shards is known",
@@ -136,15 +125,14 @@ def resuming(folder: Path, count: int) -> None:
 START = """
 import json, sys
 from skipjax import jobs
-from skipjax.jobs.reporting import Silence
 
-class Report(Silence):
+class Started(jobs.Report):
     def say(self, event, text, **facts):
         if event == "start":
             print(json.dumps({"left": facts["pictures"] - facts["done"]}), flush=True)
             import os; os._exit(0)
 
-jobs.run(jobs.Job(num=int(sys.argv[2]), shard_size=10), sys.argv[1], report=Report())
+jobs.run(jobs.Job(num=int(sys.argv[2]), shard_size=10), sys.argv[1], report=Started())
 """
 
 

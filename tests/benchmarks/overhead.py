@@ -31,7 +31,7 @@ def main() -> None:
 
     params, key, first = skipjax.load("emoji32"), jax.random.key(0), jax.local_devices()[:1]
     nfe = skipjax.plans.skipped(params.schedule, options.skip).nfe
-    net = skipjax.models.UNet(params.spec.unet)
+    net = skipjax.models.UNet(params.network)
     network = jax.jit(lambda params, x, t, y: net.apply({"params": params}, x, t, y))
     x = jax.random.normal(key, (options.batch, *params.shape))
     t, y = jnp.full(options.batch, 500.0), jnp.zeros(options.batch, jnp.int32)

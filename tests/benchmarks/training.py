@@ -76,7 +76,7 @@ def main() -> None:
 def ours(pictures: Pictures, options: Any) -> Callable[[], float]:
     """Seconds of some steps of `fit`, from the end of one on: starting and compiling left out."""
     first, many = 3, options.steps
-    run = Run(unet=UNET, steps=first + many, batch=options.batch, dtype=options.dtype)
+    run = Run(network=UNET, steps=first + many, batch=options.batch, dtype=options.dtype)
 
     def timed() -> float:
         ends = []
@@ -100,7 +100,7 @@ def ours(pictures: Pictures, options: Any) -> Callable[[], float]:
 def plain(pictures: Pictures, options: Any) -> Callable[[], float]:
     """Seconds of as many steps of Adam on one batch in memory."""
     net, tx = network(UNET, options.dtype), optax.adam(5e-4)
-    chain = losses.chain(Run(unet=UNET).process)
+    chain = losses.chain(Run(network=UNET).process)
     params = jax.jit(net.init)(jax.random.key(0), *example(UNET))["params"]
     x_0 = jnp.asarray(pictures.images[: options.batch], jnp.float32) / 127.5 - 1
     y = jnp.asarray(pictures.labels[: options.batch])
@@ -145,7 +145,7 @@ def theirs(pictures: Pictures, options: Any) -> Callable[[], float] | None:
     x_0 = torch.tensor(np.moveaxis(chosen, -1, 1), device=device)
     x_0 = x_0.to(memory_format=torch.channels_last)
     y = torch.tensor(pictures.labels[: options.batch], device=device, dtype=torch.long)
-    process = Run(unet=UNET).process
+    process = Run(network=UNET).process
     alpha, sigma = (torch.tensor(a, device=device, dtype=torch.float32) for a in process)
 
     def some() -> None:

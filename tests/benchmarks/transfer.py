@@ -38,16 +38,15 @@ from skipjax.plans import Plan
 from skipjax.pretrained import Pretrained
 from skipjax.study import design
 from skipjax.training.fit import averaged, fit
-from skipjax.tuning.examples import Denoiser, Examples, pictures
-from skipjax.tuning.fixed import fixed, scores
+from skipjax.tuning import Objective, Problem, TuneConfig, teacher
+from skipjax.tuning.baselines import Score, baselines
+from skipjax.tuning.examples import Denoiser, Examples, draw_all
 from skipjax.tuning.loss import path, squares
-from skipjax.tuning.setting import setting
-from skipjax.tuning.teacher import named, taught
 from skipjax.weights import folders
 
 BATCH = 64
 TEACHER_NFE, JUDGED, JUDGES = 60, 256, 1000  # the latter: pictures to compare on, and their key
-SIZES = {"teacher_nfe": TEACHER_NFE, "starts": 1, "rounds": 20, "batch": BATCH}
+OBJECTIVE = Objective(teacher_nfe=TEACHER_NFE)
 
 
 class Setting(NamedTuple):
@@ -58,6 +57,12 @@ class Setting(NamedTuple):
     label: int | None = None
     guidance: float | tuple[float, float] | None = None
     dtype: str = "float32"
+
+    def problem(self, networks: dict[str, Pretrained], seed: int, num: int, held: int) -> Problem:
+        """What is to be drawn there."""
+        how = {"label": self.label, "guidance": self.guidance, "dtype": self.dtype}
+        key = jax.random.key(seed)
+        return Problem(networks[self.network], key, num=num, held_out=held, **how)
 
 
 SETTINGS = (
@@ -109,7 +114,7 @@ def train(out: Path, steps: int) -> None:
         return
     study = design.study("digits", steps=steps)
     run = replace(study.run, drop_labels=0.1, sample_every=steps // 2)
-    run = replace(run, unet=replace(run.unet, num_classes=11))
+    run = replace(run, network=replace(run.network, num_classes=11))
     data, _ = design.pictures(study)
 
     def keep(step: int, params: Pretrained) -> None:
@@ -128,12 +133,12 @@ def tuned(out: Path, networks: Networks, one: Setting, nfe: int, num: int, seed:
     file = out / "plans" / f"{one.name.replace(' ', '_')}_{nfe}_{num}_{seed}.json"
     if file.exists():
         return Plan.from_json(file.read_text(encoding="utf-8"))
-    how = {"label": one.label, "guidance": one.guidance, "dtype": one.dtype}
-    how |= SIZES | {"num": num, "held_out": num // 2}
+    problem = one.problem(networks, seed, num, num // 2)
+    config = TuneConfig(nfe, starts=1, batch=BATCH)
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no learned plan")  # the plan says it
-        plan = tuning.tune(networks[one.network], jax.random.key(seed), nfe=nfe, **how)
+        plan = tuning.tune(problem, OBJECTIVE, config)
     said = about(plan)
     said["all_seconds"] = time.perf_counter() - began  # with the teacher's, as below
     said["all_calls"] = said["calls"] + TEACHER_NFE * 2 * num
@@ -146,11 +151,10 @@ def tuned(out: Path, networks: Networks, one: Setting, nfe: int, num: int, seed:
 
 def judge(networks: Networks, one: Setting) -> tuple[Denoiser, Examples]:
     """The denoiser of a setting, and pictures of its teacher that no plan has seen."""
-    params = networks[one.network]
-    trusted = named(params, "dpmpp_3m", TEACHER_NFE)
-    how = {"label": one.label, "guidance": one.guidance, "dtype": one.dtype}
-    denoiser, some, *_ = setting(params, jax.random.key(JUDGES), JUDGED, trusted, **how)
-    return denoiser, taught(denoiser, trusted, some, batch=BATCH)
+    problem = one.problem(networks, JUDGES, JUDGED // 2, JUDGED // 4)
+    trusted = teacher.resolve(OBJECTIVE, problem.schedule, 1)
+    denoiser, some, *_ = problem.prepare(trusted)
+    return denoiser, teacher.teach(denoiser, trusted, some, OBJECTIVE, batch=BATCH)
 
 
 def matrix(networks: Networks, some: list[Setting], learned: dict[str, Plan]) -> dict[str, Any]:
@@ -160,13 +164,13 @@ def matrix(networks: Networks, some: list[Setting], learned: dict[str, Plan]) ->
     or better than the one that was learned there, all by two standard errors.
     """
     nfe = learned[some[0].name].nfe
-    known = {plan.origin.method: plan for plan in fixed(networks["trained"].schedule, nfe)}
+    known = {plan.origin.method: plan for plan in baselines(networks["trained"].schedule, nfe)}
     rows: dict[str, list] = {name: [] for name in [*learned, "fixed, RMSE", "which"]}
     cells = []
     for used in some:
         denoiser, examples = judge(networks, used)
         method = about(learned[used.name])["best_fixed"]  # on the noise that the tuning chose by
-        first, *values = pictures(
+        first, *values = draw_all(
             denoiser, [known[method], *learned.values()], examples, batch=BATCH
         )
         own = values[list(learned).index(used.name)]
@@ -216,7 +220,7 @@ def ratios(networks: Networks, learned: dict[int, list[Plan]]) -> dict[str, Any]
             "standard_error": float(error),
             "won": sum(one["won"] for one in said),
             "best_fixed": sorted({one["best_fixed"] for one in said}),
-            "rmse": float(scores(denoiser, found, some, batch=BATCH).mean()),
+            "rmse": float(Score(denoiser, some, OBJECTIVE, BATCH)(found).mean()),
             "calls": float(np.mean([one["all_calls"] for one in said])),
             "seconds": [round(one["all_seconds"]) for one in said],  # the first one compiles
         }
@@ -230,7 +234,7 @@ def ratios(networks: Networks, learned: dict[int, list[Plan]]) -> dict[str, Any]
             with suppress(ValueError):  # the grid has no such number of times
                 times = grids.named(grid, params.schedule, nfe)
                 known.append(plans.write(method, params.schedule, times))
-        least = float(scores(denoiser, known, some, batch=BATCH).min())
+        least = float(Score(denoiser, some, OBJECTIVE, BATCH)(known).min())
         enough = (calls for calls, row in rows.items() if row["rmse"] <= least)
         rivals[f"{nfe} of {method}"] = {"rmse": least, "calls": min(enough, default="more")}
     ends = [time.perf_counter()]

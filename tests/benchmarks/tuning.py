@@ -27,9 +27,9 @@ from jax.tree_util import Partial
 from skipjax import evaluation, grids, plans, schedules
 from skipjax.evaluation import exact
 from skipjax.plans import Plan
-from skipjax.tuning import Examples, Outcome, search, statistics
-from skipjax.tuning.examples import Denoiser, drawn, pictures
-from skipjax.tuning.fixed import scores
+from skipjax.tuning import Examples, Objective, Outcome, TuneConfig, search, statistics
+from skipjax.tuning.baselines import Score
+from skipjax.tuning.examples import Denoiser, draw, draw_all
 
 SCHEDULE = schedules.linear()
 TEACHER = plans.dpmpp_3m(SCHEDULE, grids.uniform_log_snr(SCHEDULE, 200))
@@ -37,7 +37,8 @@ TEACHER = plans.dpmpp_3m(SCHEDULE, grids.uniform_log_snr(SCHEDULE, 200))
 # to another mode make most of the error, and few noises hold few of these.
 SIZES = {2: (16384, 8192, 8192), 64: (6144, 4096, 4096), 1024: (256, 128, 256)}
 BATCH, LAW = 1024, 4096
-ROUNDS = 16
+MAX_ITERS = 16
+PATH = Objective()
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def measure(
     held = sets[0][2]
 
     def energy(plan: Plan, some: Examples = held) -> float:
-        (values,) = pictures(
+        (values,) = draw_all(
             denoiser, [plan], some.take(np.arange(min(LAW, len(some.x)))), batch=BATCH
         )
         return evaluation.energy_distance(values, law)
@@ -78,22 +79,16 @@ def measure(
     for nfe in numbers:
         found = []
         for some in sets:
-            found.append(
-                search(
-                    denoiser,
-                    SCHEDULE,
-                    nfe,
-                    *some,
-                    more=third_version(about, nfe),
-                    starts=starts,
-                    rounds=ROUNDS,
-                    least=64,
-                    batch=min(BATCH, len(some[0].x)),
-                )
+            config = TuneConfig(
+                nfe,
+                start=third_version(about, nfe),
+                starts=starts,
+                max_iters=MAX_ITERS,
+                batch=min(BATCH, len(some[0].x)),
             )
-        v3 = min(
-            scores(denoiser, [plan], held, batch=BATCH)[0] for plan in third_version(about, nfe)
-        )
+            found.append(search(denoiser, SCHEDULE, *some, PATH, config, least=64))
+        score = Score(denoiser, held, PATH, BATCH)
+        v3 = score(third_version(about, nfe)).min()
         energies = [
             [energy(plan, some[2]) for plan in (one.learned or one.plan, one.fixed[0])]
             for one, some in zip(found, sets, strict=True)
@@ -109,7 +104,7 @@ def measure(
     rivals = {}
     for method, nfe in (("dpmpp_2m", 20), ("ddim", 50)):
         some = [plans.write(method, SCHEDULE, grids.named(g, SCHEDULE, nfe)) for g in grids.GRIDS]
-        best = scores(denoiser, some, held, batch=BATCH).min()
+        best = Score(denoiser, held, PATH, BATCH)(some).min()
         rivals[f"{nfe} of {method}"] = fewest(best, {n: row["learned"] for n, row in rows.items()})
     best = energy(plans.skipped(SCHEDULE, 20))
     rivals["50 of skipped"] = fewest(best, {n: row["energy"][0] for n, row in rows.items()})
@@ -158,7 +153,7 @@ def examples(denoiser: Denoiser, dim: int, seed: int) -> list[Examples]:
         key = jax.random.fold_in(jax.random.key(seed), part)
         x = jax.random.normal(key, (num, dim), jnp.float64)
         some = Examples(x, jax.random.split(key, num))
-        values = [drawn(denoiser, TEACHER, one) for one in some.batches(min(BATCH, num))]
+        values = [draw(denoiser, TEACHER, one) for one in some.batches(min(BATCH, num))]
         found.append(some._replace(target=np.concatenate(jax.device_get(values))[:num]))
     return found
 

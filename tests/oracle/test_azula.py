@@ -11,7 +11,7 @@ from compiling import HURRY
 
 from skipjax import schedules
 from skipjax.models import ClassifierConfig, UNetConfig, network
-from skipjax.models.config import POOLS
+from skipjax.models.classifier import POOLS
 from skipjax.weights import adm
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")

@@ -1,0 +1,4 @@
+"""Between samples as people have them and the arrays that are diffused."""
+
+from skipjax.codecs.codec import Codec as Codec
+from skipjax.codecs.identity import Identity as Identity

@@ -1,0 +1,8 @@
+"""From words, classes and pictures to what conditions a network: a dict of arrays [B, ...]."""
+
+from skipjax.conditioners.conditioner import Condition as Condition
+from skipjax.conditioners.conditioner import Conditioner as Conditioner
+from skipjax.conditioners.joint import Joint as Joint
+from skipjax.conditioners.joint import part as part
+from skipjax.conditioners.labels import Labels as Labels
+from skipjax.conditioners.pictures import Pictures as Pictures

@@ -1,0 +1,51 @@
+"""Several conditioners side by side."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from skipjax.conditioners.conditioner import Condition, Conditioner, Words
+
+Kind = TypeVar("Kind")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Joint:
+    """What all of its parts say, together.
+
+    Args:
+        parts: Conditioners that give different keys.
+    """
+
+    parts: tuple[Conditioner, ...]
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.takes))
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return tuple(key for part in self.parts for key in part.gives)
+
+    def encode(self, words: Words, key: jax.Array, ids: np.ndarray) -> Condition:
+        """The conditions of all parts in one, leaves [len(ids), ...]."""
+        found: Condition = {}
+        for each in self.parts:
+            found |= each.encode(words, key, ids)
+        return found
+
+    def null(self, condition: Condition, negative: Any = None) -> Condition | None:
+        """The condition with what its parts say instead of nothing; None if no part knows any."""
+        nulls = [each.null(condition, negative) for each in self.parts]
+        if all(null is None for null in nulls):
+            return None
+        return condition | {k: v for null in nulls if null is not None for k, v in null.items()}
+
+
+def part(conditioner: Conditioner | None, kind: type[Kind]) -> Kind | None:
+    """The part of a conditioner that is of a kind, if there is one."""
+    parts = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
+    return next((each for each in parts if isinstance(each, kind)), None)

@@ -1,0 +1,60 @@
+"""How samples are drawn, as it is asked for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from skipjax.plans import Plan
+from skipjax.pretrained import Classifier
+
+PlanLike = Plan | str | None
+ClassifierLike = Classifier | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How samples are drawn: what `skipjax.sample` is asked, `skipjax sample` and `skipjax
+    generate` take as options, and a job is identified by. None: not given.
+    """
+
+    skip: int | None = None
+    """Stride over the T training times, 1 .. T: of 1000, 20 leaves 50 network calls. Default:
+    20."""
+    cutoff: int | None = None
+    """Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T. Default: 0."""
+    steps: str | int | None = None
+    """One of ADM's strings instead of skip and cutoff, for ADM's own sampler: "250",
+    "90,60,60,20,20", "" for all T times, "ddim25" for DDIM; with a named plan how many times its
+    grid has, or one of these strings."""
+    nfe: int | None = None
+    """Network calls, instead of skip and steps: of the plan that is named; or of one that was
+    tuned for the checkpoint and comes with it, where there is one, and of dpmpp_2m otherwise."""
+    eta: float | None = None
+    """Of DDIM, noise in 0 .. 1: 0 is DDIM, 1 skipped-step. With plan ddim, or none."""
+    variance: Literal["small", "large", "learned_range", "learned"] | None = None
+    """Of the noise in skipped-step and ADM's sampling. Default: what the network was made for."""
+    plan: PlanLike = None
+    """Another sampler: a name that `skipjax plans` lists, a .json that Plan.to_json wrote or what
+    is in it; in Python also a Plan."""
+    grid: str | None = None
+    """Times of a named plan: uniform, quadratic, uniform_log_snr, karras, leading, trailing or
+    linspace. Default: trailing."""
+    classifier: ClassifierLike = None
+    """What guides: the checkpoint of a classifier; in Python what `load` gives for one."""
+    guidance: float | None = None
+    """Scale of guidance: by the classifier, default: 1; or without one, where the network knows
+    of no condition, default: none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Least and largest time at which to guide. Default: all."""
+    guidance_rescale: float | None = None
+    """Of guidance without a classifier, part of the way back to the spread of the conditional
+    output, 0 .. 1. Default: 0."""
+    clip: bool | None = None
+    """Whether predictions of x_0 are kept in the bounds of the data. Default: where it has any."""
+    threshold: float | None = None
+    """Quantile of dynamic thresholding, such as 0.995, instead of clipping."""
+    size: tuple[int, int] | None = None
+    """Height and width of a sample, in pixels. Default: what the network was made for."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in."""
+    remat: bool = False
+    """Whether a classifier's layers are computed again for its gradient, to save memory."""

@@ -1,0 +1,255 @@
+"""A request, resolved against a model: everything that fixes a sample but its key and id."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skipjax.conditioners import Condition, Labels
+from skipjax.config import plans
+from skipjax.config.arguments import as_dtype, as_model, is_numeric
+from skipjax.config.sample_config import SampleConfig
+from skipjax.denoisers import Clip, Threshold, Transform, unchanged
+from skipjax.generation import null_of
+from skipjax.guidance import CLASS, ByClassifier, ClassifierFree, Guidance
+from skipjax.plans import Plan
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.process import called
+from skipjax.weights import loading
+
+NEGATIVE = "negative"
+OPTIONS = tuple(field.name for field in fields(SampleConfig))
+# What other libraries call an option.
+THEIRS = {
+    "num_inference_steps": "steps, with the name of a plan",
+    "num_steps": "steps, with the name of a plan",
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "generator": "key",
+    "seed": "key",
+    "batch_size": "num",
+    "num_images_per_prompt": "num",
+    "class_labels": "label",
+    "labels": "label",
+    "negative_prompt": "negative",
+    "scheduler": "plan",
+    "sampler": "plan",
+}
+
+
+class Sampler(NamedTuple):
+    """A model and how to draw from it.
+
+    Attributes:
+        model: What is drawn from.
+        plan: The sampler.
+        guidance: How to guide, if at all.
+        transform: What changes predictions.
+        shape: Of one sample of what is diffused.
+        dtype: What the networks compute in.
+    """
+
+    model: Pretrained
+    plan: Plan
+    guidance: tuple[Guidance, ...]
+    transform: Transform
+    shape: tuple[int, ...]
+    dtype: jnp.dtype[Any]
+
+    @property
+    def labels(self) -> Labels | None:
+        """The classes that may be asked for: the network's, or those of what guides one that knows
+        none.
+        """
+        if self.model.labels is not None or self._classifier is None:
+            return self.model.labels
+        return self._classifier.labels
+
+    @property
+    def _classifier(self) -> Classifier | None:
+        return next((g.classifier for g in self.guidance if isinstance(g, ByClassifier)), None)
+
+    def number_of(self, words: Mapping[str, Any]) -> int | None:
+        """How many samples the words are for; None where each of them is for any number."""
+        for value in words.values():
+            if isinstance(value, (list, tuple)) or np.ndim(value):
+                return len(value)
+        return None
+
+    def check(self, words: Mapping[str, Any]) -> None:
+        """Refuses words that the model does not understand.
+
+        Raises:
+            ValueError: For a label, prompt, negative or low_res where there is no place for one.
+            TypeError: For any other, with the nearest that there is.
+        """
+        name, takes = self.model.name, self.takes
+        for word, value in words.items():
+            if value is None or word in takes:
+                continue
+            if word == "label":
+                raise ValueError(f"{name} is unconditional: it takes no label, got {value!r}")
+            if word == "prompt":
+                raise ValueError(f"prompt is given, and {name} knows no words: drop it")
+            if word == NEGATIVE:
+                raise ValueError("negative is given without guidance: say its scale too")
+            if word == "low_res":
+                raise ValueError(f"low_res is given, and {name} does not enlarge pictures")
+            near = [THEIRS[word]] if word in THEIRS else []
+            near = near or get_close_matches(word, (*takes, *OPTIONS), 1)
+            meant = f": did you mean {near[0]}?" if near else ""
+            known = ", ".join(takes) or "no words"
+            raise TypeError(f"{word} is given, and {name} takes {known}{meant}")
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of the words that the model understands."""
+        conditioner = self.model.conditioner
+        takes = () if conditioner is None else conditioner.takes
+        if "label" not in takes and self.labels is not None:
+            takes += ("label",)
+        free = any(isinstance(way, ClassifierFree) for way in self.guidance)
+        return (*takes, NEGATIVE) if free else takes
+
+    def condition(
+        self, words: Mapping[str, Any], key: jax.Array, ids: np.ndarray
+    ) -> tuple[Condition | None, Condition | None]:
+        """What the network is told of the samples `ids`, and what stands for nothing where
+        guidance needs it; leaves [len(ids), ...].
+
+        Args:
+            words: What was asked for, by name: "label", "low_res", "prompt", "negative", ...
+            key: Key of the run.
+            ids: Ids of the samples.
+
+        Raises:
+            ValueError: For words that are unknown, missing or out of range.
+        """
+        self.check(words)
+        conditioner, by = self.model.conditioner, self._classifier
+        found: Condition = {} if conditioner is None else conditioner.encode(words, key, ids)
+        if by is not None:
+            if self.model.labels is None:
+                found[CLASS] = by.labels.encode(words, key, ids)["label"]
+            elif self.model.labels.null_label is not None:
+                found[CLASS] = self.model.labels.to_class(np.asarray(found["label"]))
+        condition = found or None
+        if not any(isinstance(way, ClassifierFree) for way in self.guidance):
+            return condition, None
+        return condition, null_of(self.model, condition, words.get(NEGATIVE))
+
+
+def resolve(model: Any, config: SampleConfig) -> Sampler:
+    """The one place where what is asked for meets the model: every check, every default.
+
+    Args:
+        model: What `load` returned.
+        config: What is asked for.
+
+    Raises:
+        ValueError: For an argument out of range, with what is accepted.
+        TypeError: If `model`, `plan` or `classifier` is of another kind.
+    """
+    model = as_model(model)
+    dtype = as_dtype(config.dtype)
+    plan = plans.choose(model, config)
+    transform, shape = _transform(model, config), _shape(model, config.size)
+    return Sampler(model, plan, _guidance(model, plan, config), transform, shape, dtype)
+
+
+def _transform(model: Pretrained, config: SampleConfig) -> Transform:
+    bounds = model.process.bounds
+    if config.threshold is not None:
+        if not is_numeric(config.threshold, ()) or not 0 < config.threshold <= 1:
+            raise ValueError(
+                f"threshold is {config.threshold!r}: it must be a quantile, in (0, 1]"
+            )
+        if bounds != (-1.0, 1.0):
+            raise ValueError(
+                f"threshold is given, and {model.name} is not of pixels in -1 .. 1: drop it"
+            )
+        return Threshold(jnp.float32(config.threshold))
+    if config.clip and bounds is None:
+        raise ValueError(f"clip is given, and what {model.name} diffuses has no bounds: drop it")
+    if bounds is None or config.clip is False:
+        return jax.tree_util.Partial(unchanged)
+    return Clip(*bounds)
+
+
+def _shape(model: Pretrained, size: Any) -> tuple[int, ...]:
+    if size is None:
+        return model.shape
+    whole = is_numeric(size, (2,)) and all(int(side) == side and side > 0 for side in size)
+    if not whole:
+        raise ValueError(f"size is {size!r}: it must be (height, width), in pixels")
+    height, width = map(int, size)
+    return model.codec.shape(model.shape, (height, width))
+
+
+def _guidance(model: Pretrained, plan: Plan, config: SampleConfig) -> tuple[Guidance, ...]:
+    scale, interval, by = config.guidance, config.guidance_interval, config.classifier
+    rescale = config.guidance_rescale
+    if scale is None and by is None:
+        for name in ("guidance_interval", "guidance_rescale"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name} is given without guidance: say its scale too")
+        return ()
+    scale = 1.0 if scale is None else scale
+    if not is_numeric(scale, ()) or not np.isfinite(scale):
+        raise ValueError(f"guidance is {scale!r}: it must be one finite number")
+    if interval is not None and (not is_numeric(interval, (2,)) or not interval[0] <= interval[1]):
+        raise ValueError(f"guidance_interval is {interval!r}: it must be two times, least first")
+    if by is None:
+        if rescale is not None and (not is_numeric(rescale, ()) or not 0 <= rescale <= 1):
+            raise ValueError(f"guidance_rescale is {rescale!r}: it must be in 0 .. 1")
+        labels, conditioner = model.labels, model.conditioner
+        only_labels = conditioner is None or conditioner.gives == ("label",)
+        if only_labels and (labels is None or labels.null_label is None):
+            raise ValueError(
+                f"guidance is {scale}, and {model.name} has no null label by which it could be "
+                "guided: give a classifier too"
+            )
+        # The network stands twice in a program that may leave guidance out, once where it may not.
+        within = None if interval is None else tuple(map(jnp.float32, interval))
+        rescale = None if rescale is None else jnp.float32(rescale)
+        return (ClassifierFree(jnp.float32(scale), within, rescale),)
+    if rescale is not None:
+        raise ValueError("guidance_rescale is given, and a classifier guides: drop one")
+    if isinstance(by, str):
+        by = loading.load(by)
+        if isinstance(by, Pretrained):
+            raise ValueError(f"{by.name} is no classifier: it draws samples")
+    classifier = _fitting(model, by)
+    if np.any(np.asarray(plan.alpha) == 0):
+        raise ValueError(
+            "a classifier is given, and the plan calls the network where x is noise alone "
+            "(zero SNR), of which it can say nothing: start at time "
+            f"{model.schedule.T - 2} or below"
+        )
+    low, high = map(jnp.float32, (-np.inf, np.inf) if interval is None else interval)
+    return (ByClassifier(classifier, jnp.float32(scale), (low, high), bool(config.remat)),)
+
+
+def _fitting(model: Pretrained, by: Any) -> Classifier:
+    if not isinstance(by, Classifier):
+        what = f"a {type(by).__name__}"
+        if isinstance(by, Pretrained):
+            what = f"{by.name}, a network that denoises"
+        raise TypeError(f"classifier is {what}: pass what skipjax.load gives for a classifier")
+    classes = by.labels.classes if model.labels is None else model.labels.classes
+    for what, wanted, got in (
+        ("samples of shape", model.shape, by.network.shape),
+        ("the schedule", called(model.schedule), called(by.process.schedule)),
+        ("times told as", model.process.precondition, by.process.precondition),
+        ("classes", classes, by.labels.classes),
+    ):
+        if wanted != got:
+            raise ValueError(
+                f"classifier {by.name} does not fit {model.name}: {what} {got}, and {wanted} "
+                "is needed"
+            )
+    return by

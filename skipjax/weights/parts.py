@@ -1,0 +1,259 @@
+"""From a card to the parts of a checkpoint, and back.
+
+    {
+     "name": "emoji32",
+     "network": {"kind": "unet", "image_size": 32, ...},
+     "process": {"schedule": "linear", "T": 1000, "parameterization": "v", ...},
+     "conditioner": {"kind": "labels", "num_classes": 9, ...},      or a list of them, or nothing
+     "codec": {"kind": ...}                                         or nothing, for pixels
+    }
+
+A schedule is a name in `process.SCHEDULES`, T betas, or {"alpha": [T], "sigma": [T]}. Cards as
+they were before there were parts ("unet", "schedule", "prediction", ... side by side) are read
+too.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from skipjax.conditioners import Conditioner, Joint, Labels, Pictures
+from skipjax.models import ClassifierConfig, UNetConfig
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.process import Process, Times, as_schedule, name_of
+from skipjax.schedules import Schedule
+from skipjax.weights import registry
+
+Card = dict[str, Any]
+FLAT = ("unet", "classifier")  # of older cards
+PROCESS = {"T", *(field.name for field in dataclasses.fields(Process))}
+
+
+def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
+    """What a card describes, without params.
+
+    Args:
+        card: Its content, class names listed.
+        name: What to call it where the card does not.
+
+    Raises:
+        ValueError: If it lacks something, or nothing can be built from it: which field, what is
+            accepted.
+    """
+    if "network" not in card:
+        card = _parts_of_flat(card)
+    network = registry.build("network", card["network"])
+    process = _process(card.get("process", {}))
+    conditioner = _conditioner(card.get("conditioner"))
+    name = str(card.get("name", name or "network"))
+    if isinstance(network, ClassifierConfig):
+        if conditioner is None:
+            conditioner = Labels(network.out_channels)
+        if not isinstance(conditioner, Labels) or conditioner.classes != network.out_channels:
+            raise ValueError(
+                f"conditioner: a classifier of {network.out_channels} classes needs labels of as "
+                "many"
+            )
+        return Classifier(None, network, process, conditioner, name)
+    _check(network, process, conditioner)
+    model = Pretrained(None, network, process, conditioner, name=name)
+    return (
+        model.replace(codec=registry.build("codec", card["codec"])) if "codec" in card else model
+    )
+
+
+def describe(model: Pretrained | Classifier) -> Card:
+    """The parts of a model, as a card has them."""
+    process = model.process
+    schedule: Any = name_of(process.schedule)
+    if schedule is None:
+        schedule = {name: np.asarray(a).tolist() for name, a in process.schedule._asdict().items()}
+    card = {
+        "name": model.name,
+        "network": registry.describe(model.network),
+        "process": {
+            "schedule": schedule,
+            "T": process.schedule.T,
+            "parameterization": process.parameterization,
+            "precondition": registry.describe(process.precondition),
+            "variance": process.variance,
+            "bounds": process.bounds,
+        },
+    }
+    if isinstance(model, Classifier):
+        return card | {"conditioner": registry.describe(model.labels)}
+    conditioner = model.conditioner
+    if isinstance(conditioner, Joint):
+        card["conditioner"] = [registry.describe(each) for each in conditioner.parts]
+    elif conditioner is not None:
+        card["conditioner"] = registry.describe(conditioner)
+    if registry.kind_of(model.codec) != "identity":
+        card["codec"] = registry.describe(model.codec)
+    return card
+
+
+def described(config: Any, name: str) -> Pretrained | Classifier:
+    """What a user says of a file: a model without params; or an architecture alone, which is then
+    taken to be trained as ADM's are (linear schedule, T = 1000, eps).
+
+    Raises:
+        ValueError: If it says something else.
+    """
+    if isinstance(config, (Pretrained, Classifier)):
+        return config
+    process = Process(as_schedule("linear"))
+    if isinstance(config, ClassifierConfig):
+        return Classifier(None, config, process, Labels(config.out_channels), name)
+    if isinstance(config, UNetConfig):
+        if config.out_channels == 2 * config.shape[-1]:
+            process = process.replace(variance="learned_range")
+        return Pretrained(None, config, process, conditioner_of(config), name=name)
+    raise ValueError(
+        f"config is a {type(config).__name__}: it must be a UNetConfig, ClassifierConfig, or a "
+        "Pretrained or Classifier without params"
+    )
+
+
+def conditioner_of(
+    config: UNetConfig,
+    class_names: Sequence[str] = (),
+    null_label: int | None = None,
+    low_res: int | tuple[int, int] | None = None,
+) -> Conditioner | None:
+    """What conditions a U-Net, by its architecture and what else is known.
+
+    Args:
+        config: The architecture.
+        class_names: Names of its classes.
+        null_label: The label that stands for no class.
+        low_res: Side, or height and width, of the pictures that it enlarges; default: any.
+    """
+    parts: list[Conditioner] = []
+    if config.num_classes is not None:
+        parts.append(Labels(config.num_classes, tuple(class_names), null_label))
+    elif class_names or null_label is not None:
+        raise ValueError("class_names or null_label is given, and the network takes no labels")
+    if config.low_res_channels:
+        h, w = (low_res, low_res) if low_res is None or isinstance(low_res, int) else low_res
+        parts.append(Pictures("low_res", (h, w, config.low_res_channels)))
+    if config.concat_channels:
+        parts.append(Pictures("concat", (*config.size, config.concat_channels)))
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return Joint(tuple(parts))
+
+
+def _process(said: Any) -> Process:
+    if not isinstance(said, Mapping):
+        raise ValueError(f"process is {said!r}: it must be an object")
+    fields = dict(said)
+    T, schedule = fields.pop("T", 1000), fields.pop("schedule", "linear")
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ValueError(f"process: T is {T!r}: it must be a whole number of at least 1")
+    if isinstance(schedule, Mapping):
+        schedule = _tabulated(schedule)
+    try:
+        schedule = as_schedule(schedule, T)
+    except ValueError as error:
+        raise ValueError(f"process: {error}") from None
+    if schedule.T != T:
+        raise ValueError(
+            f"process: schedule has {schedule.T} betas, and T is {T}: they must be as many"
+        )
+    if "precondition" in fields:
+        fields["precondition"] = registry.build("precondition", fields["precondition"])
+    process = registry.construct("process", _Fields, fields)
+    return Process(schedule, **{k: getattr(process, k) for k in fields})
+
+
+@dataclasses.dataclass
+class _Fields:
+    """The fields of a process but its schedule, as JSON has them."""
+
+    parameterization: str = "eps"
+    precondition: Any = None
+    variance: str = "small"
+    bounds: tuple[float, float] | None = None
+
+
+def _tabulated(tables: Mapping[str, Any]) -> Schedule:
+    try:
+        alpha, sigma = (np.asarray(tables[name], np.float64) for name in ("alpha", "sigma"))
+        fits = alpha.ndim == 1 and alpha.shape == sigma.shape and alpha.size > 0
+        if not fits or not (sigma > 0).all() or not ((alpha >= 0) & (alpha <= 1)).all():
+            raise ValueError("they must be as many, alpha in 0 .. 1, sigma above 0")
+        return Schedule(alpha, sigma)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"process: schedule holds no alpha and sigma ({error})") from None
+
+
+def _conditioner(said: Any) -> Conditioner | None:
+    if said is None:
+        return None
+    if isinstance(said, Mapping):
+        return registry.build("conditioner", said)
+    return Joint(tuple(registry.build(f"conditioner {i}", one) for i, one in enumerate(said)))
+
+
+def _check(network: Any, process: Process, conditioner: Conditioner | None) -> None:
+    """What the parts of ADM's family must agree in."""
+    if not isinstance(network, UNetConfig):
+        return
+    channels = network.shape[-1]
+    if process.learns_variance and network.out_channels != 2 * channels:
+        raise ValueError(
+            f"variance is {process.variance!r}, and the network has {network.out_channels} "
+            f"output channels: it needs {2 * channels} to learn a variance"
+        )
+    ours = () if conditioner is None else conditioner.gives
+    theirs = conditioner_of(network)
+    wanted = () if theirs is None else theirs.gives
+    if set(ours) != set(wanted):
+        raise ValueError(
+            f"conditioner gives {', '.join(ours) or 'nothing'}, and the network takes "
+            f"{', '.join(wanted) or 'nothing'}"
+        )
+    parts = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
+    for each in parts:
+        if isinstance(each, Labels) and each.num_classes != network.num_classes:
+            raise ValueError(
+                f"conditioner has {each.num_classes} labels, and the network num_classes = "
+                f"{network.num_classes}"
+            )
+
+
+def _parts_of_flat(card: Card) -> Card:
+    """An older card, in parts."""
+    kind = next((kind for kind in FLAT if kind in card), None)
+    if kind is None:
+        raise ValueError("the card describes no network: it lacks 'network'")
+    if not isinstance(card[kind], Mapping):
+        raise ValueError(f"network is {card[kind]!r}: it must be an object")
+    network = {"kind": kind} | dict(card[kind])
+    process = {k: card[k] for k in ("schedule", "T", "variance") if k in card}
+    process["parameterization"] = card.get("prediction", "eps")
+    if card.get("rescale_timesteps"):
+        scale = Times(1000 / card.get("T", 1000))
+        process["precondition"] = registry.describe(scale)
+    names = card.get("class_names") or ()
+    found: dict[str, Any] = {"name": card.get("name", "network")}
+    found |= {"network": network, "process": process}
+    if kind == "classifier":
+        found["conditioner"] = registry.describe(Labels(_whole(network, "out_channels"), names))
+        return found
+    config = registry.build("network", network)
+    conditioner = conditioner_of(config, names, card.get("null_label"), card.get("low_res"))
+    parts = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
+    if conditioner is not None:
+        found["conditioner"] = [registry.describe(each) for each in parts]
+        if len(parts) == 1:
+            found["conditioner"] = found["conditioner"][0]
+    return found
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    if not isinstance(fields.get(name), int):
+        raise ValueError(f"network: {name} is {fields.get(name)!r}: it must be a whole number")
+    return fields[name]
