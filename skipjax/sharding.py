@@ -30,9 +30,9 @@ def mesh(
     """A mesh of data x model devices: pictures over the first axis, weights over the second.
 
     Args:
-        data: Devices that pictures are spread over; as many as there are,.
+        data: Devices that pictures are spread over. Default: as many as there are.
         model: Devices that each copy of the weights is split over.
-        devices: Which; the first data x model of all,.
+        devices: Which. Default: the first data x model of all.
 
     Raises:
         ValueError: If there are too few devices, or they do not divide by `model`.
@@ -61,7 +61,7 @@ def split(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def shardings(placement: Placement | None, like: Any) -> Any:
-    """A sharding for each array of a pytree; on the first local device,.
+    """A sharding for each array of a pytree. Default: the first local device.
 
     Raises:
         ValueError: If `placement` is or gives another kind, or is a pytree of another structure.
@@ -101,7 +101,7 @@ def mesh_of(tree: Any) -> Mesh | None:
 def automatic(tree: Any) -> Any:
     """The arrays where they are, on meshes whose axes the compiler follows (`AxisType.Auto`).
 
-    `jax.make_mesh` makes explicit ones unless told, for which programs are written otherwise.
+    `jax.make_mesh` makes explicit ones by default, for which programs are written otherwise.
     """
 
     def move(leaf):

@@ -45,9 +45,9 @@ def fit(
         pictures: What to learn from.
         out: Folder of the run: `run.json` (what it is), `steps/` (orbax checkpoints), `log.jsonl`
             (losses).
-        start: A network to start from; drawn at random unless told.
+        start: A network to start from. Default: one drawn at random.
         mesh: Devices: pictures are spread over its axis "data", weights, averages and optimiser
-            split over "model"; all devices over "data", unless told.
+            split over "model"; default: all devices over "data".
         on_sample: Told the step and the averaged network every `run.sample_every` steps.
         progress: Whether a bar is shown, and what was understood of the pictures.
 

@@ -119,9 +119,10 @@ def on_gpu(repeats: int, batch: int = 32) -> None:
 
 def build(name: str) -> tuple[Any, Any, Any]:
     """A config, params of random numbers, and azula's network with the same."""
-    config = cards.model(cards.named(name)).unet
+    config = cards.model(cards.named(name)).network
     arguments = asdict(config)
-    arguments.pop("low_res_channels")
+    for ours in ("low_res_channels", "concat_channels"):
+        arguments.pop(ours)
     network = azula.unet.UNetModel(**arguments).eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -86,8 +86,9 @@ def write(name: str, path: Path):
         import torch
     except ImportError as error:
         sys.exit(f"{error}: pip install torch==2.13.0 && pip install -e '.[oracle]'")
-    arguments = asdict(cards.model(cards.named(name)).unet)
-    arguments.pop("low_res_channels")
+    arguments = asdict(cards.model(cards.named(name)).network)
+    for ours in ("low_res_channels", "concat_channels"):
+        arguments.pop(ours)
     network = adm.unet.UNetModel(**arguments).eval()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -100,7 +100,7 @@ def ours(pictures: Pictures, options: Any) -> Callable[[], float]:
 def plain(pictures: Pictures, options: Any) -> Callable[[], float]:
     """Seconds of as many steps of Adam on one batch in memory."""
     net, tx = network(UNET, options.dtype), optax.adam(5e-4)
-    chain = losses.chain(Run(network=UNET).process)
+    chain = losses.chain(Run(network=UNET).process.schedule)
     params = jax.jit(net.init)(jax.random.key(0), *example(UNET))["params"]
     x_0 = jnp.asarray(pictures.images[: options.batch], jnp.float32) / 127.5 - 1
     y = jnp.asarray(pictures.labels[: options.batch])
@@ -138,14 +138,15 @@ def theirs(pictures: Pictures, options: Any) -> Callable[[], float] | None:
         return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = asdict(UNET)
-    arguments.pop("low_res_channels")
+    for ours in ("low_res_channels", "concat_channels"):
+        arguments.pop(ours)
     net = azula.unet.UNetModel(**arguments).to(device, memory_format=torch.channels_last)
     adam = torch.optim.Adam(net.parameters(), 5e-4)
     chosen = pictures.images[: options.batch].astype(np.float32) / 127.5 - 1
     x_0 = torch.tensor(np.moveaxis(chosen, -1, 1), device=device)
     x_0 = x_0.to(memory_format=torch.channels_last)
     y = torch.tensor(pictures.labels[: options.batch], device=device, dtype=torch.long)
-    process = Run(network=UNET).process
+    process = Run(network=UNET).process.schedule
     alpha, sigma = (torch.tensor(a, device=device, dtype=torch.float32) for a in process)
 
     def some() -> None:

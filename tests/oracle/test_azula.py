@@ -109,6 +109,7 @@ def their_network(config, seed=0):
         # theirs always enlarges a picture of as many channels as x_t
         kind = azula.unet.SuperResModel if config.low_res_channels else azula.unet.UNetModel
         assert arguments.pop("low_res_channels") in (0, config.in_channels)
+        assert arguments.pop("concat_channels") == 0
     network = kind(**arguments).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
