@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tqdm import tqdm
 from command import contents, refused
 from PIL import Image
 
@@ -189,6 +190,14 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+    # A bar that is interrupted while it draws keeps the lock of all bars, for which other threads
+    # would wait for ever.
+    for lock in tqdm.get_lock().locks:
+        while True:
+            try:
+                lock.release()
+            except (AssertionError, RuntimeError):  # it is free
+                break
 
 
 def test_an_interrupted_run_saves_nothing(work, checkpoint, monkeypatch, interruptible):
