@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from tqdm import tqdm
 from command import contents, refused
 from PIL import Image
+from tqdm import tqdm
 
 import skipjax
 from skipjax import cli, files
