@@ -1,6 +1,12 @@
-"""The one check that nearly every argument of this library needs."""
+"""The checks that arguments of many functions need."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+SHORT = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16", "f32": "float32"}
 
 
 def whole(name: str, value: int, low: int, high: int | None = None) -> int:
@@ -14,3 +20,21 @@ def whole(name: str, value: int, low: int, high: int | None = None) -> int:
     if not is_whole or value < low or (high is not None and value > high):
         raise ValueError(f"{name} is {value!r}: it must be a whole number {accepted}")
     return int(value)
+
+
+def as_dtype(dtype: DTypeLike, known: tuple[str, ...] = ("float32", "bfloat16")) -> jnp.dtype[Any]:
+    """A dtype by any of its names, "bf16" too.
+
+    Raises:
+        ValueError: If it is none of those known.
+    """
+    try:
+        found = jnp.dtype(SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in known:
+        *others, last = known
+        accepted = f"{', '.join(others)} or {last}"
+        shown = dtype if isinstance(dtype, str) or found is None else found
+        raise ValueError(f"dtype is {shown}: it must be {accepted}")
+    return found

@@ -55,8 +55,7 @@ class Compiled:
     ):
         placed = sharding.place(sampler.model, sampler.guidance, len(like.ids), devices)
         self._model, guidance, self._spread = placed
-        model = self._model.replace(conditioner=None, codec=None, name="")
-        self._before = model, sampler.plan, key
+        self._before = self._model.core, sampler.plan, key
         self._after = guidance, sampler.transform, None
         batch = self._on_devices(like)
         self.size = len(batch.ids)

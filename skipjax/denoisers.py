@@ -182,6 +182,11 @@ def unchanged(denoise: Denoise) -> Denoise:
     return denoise
 
 
+def keep_within(bounds: tuple[float, float] | None) -> Transform:
+    """The transform that keeps x_0 within bounds; of no bounds, the one that does nothing."""
+    return jax.tree_util.Partial(unchanged) if bounds is None else Clip(*bounds)
+
+
 def scale_eps(denoise: Denoise, scale: jax.typing.ArrayLike) -> Denoise:
     """Epsilon scaling: eps <- k_t eps, and x_0 to agree with it.
 

@@ -73,8 +73,7 @@ def generate(
         ValueError: For guidance that the model cannot serve, or a start that does not fit.
     """
     if transform is None:
-        bounds = model.process.bounds
-        transform = denoisers.unchanged if bounds is None else Clip(*bounds)
+        transform = denoisers.keep_within(model.process.bounds)
     if not isinstance(transform, (Clip, Threshold, jax.tree_util.Partial)):
         transform = jax.tree_util.Partial(transform)
     ways = _several(guidance)
@@ -93,8 +92,7 @@ def generate(
             "what is diffused at that row"
         )
     return program(
-        # What encodes and decodes is no part of the program.
-        model.replace(conditioner=None, codec=None, name=""),
+        model.core,
         plan,
         key,
         ids,
@@ -228,10 +226,7 @@ def denoiser(
             channels=way.channels,
             row=process.row,
         )
-    if transform is not None:
-        denoise = transform(denoise)
-    elif process.bounds is not None:
-        denoise = denoisers.clip(denoise, *process.bounds)
+    denoise = (transform or denoisers.keep_within(process.bounds))(denoise)
     for way in ways:
         if isinstance(way, ByClassifier):
             log_prob = _log_prob(way, condition, dtype)

@@ -61,21 +61,18 @@ def shape_of(model: Any, diffused: tuple[int, ...]) -> tuple[int, ...]:
     return jax.eval_shape(model.codec.decode, like).shape[1:]
 
 
-def check_channels(shape: tuple[int, ...], instead: str) -> None:
-    """Refuses samples that are no pictures as .png has them.
+def check_png(shape: tuple[int, ...], instead: str = "keep them as .npz") -> None:
+    """Finds out whether samples of a shape can be PNGs.
 
     Args:
         shape: Of one sample.
-        instead: What to do, in words.
+        instead: What to do where they cannot.
 
     Raises:
-        ValueError: Unless it is (height, width, 1 or 3).
+        ValueError: If they are not [H, W, C] with C 1 or 3.
     """
     if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise ValueError(
-            f"samples are {shape}, and a .png holds pictures of 1 channel or 3: keep all of them "
-            f"with {instead}"
-        )
+        raise ValueError(f"samples are {shape}, and a PNG holds [H, W, 1] or [H, W, 3]: {instead}")
 
 
 def grid(

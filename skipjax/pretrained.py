@@ -112,6 +112,13 @@ class Pretrained:
             digest.update(repr(leaf.shape).encode() + some.astype(jnp.bfloat16).tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def core(self) -> "Pretrained":
+        """What a sampling program takes: without what encodes, decodes and names, so that models
+        which differ in these share one program.
+        """
+        return self.replace(conditioner=None, codec=None, name="")
+
     def replace(self, **changes: Any) -> "Pretrained":
         """The same but for some parts."""
         return replace(self, **changes)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import jax
@@ -132,7 +133,7 @@ class Process:
     def __hash__(self) -> int:
         return hash(self._content)
 
-    @property
+    @cached_property  # every call of a program asks for it
     def _content(self) -> tuple:
         tables = tuple(np.asarray(table).tobytes() for table in self.schedule)
         return (*tables, self.parameterization, self.precondition, self.variance, self.bounds)
@@ -205,9 +206,14 @@ def name_of(schedule: Schedule) -> str | None:
             known = make(schedule.T)
         except ValueError:  # of so few times there is none
             continue
-        if all(np.array_equal(*pair) for pair in zip(known, schedule, strict=True)):
+        if same_schedule(known, schedule):
             return name
     return None
+
+
+def same_schedule(a: Schedule, b: Schedule) -> bool:
+    """Whether two schedules are equal, number by number."""
+    return all(np.array_equal(*tables) for tables in zip(a, b, strict=True))
 
 
 def called(schedule: Schedule) -> str:

@@ -69,7 +69,7 @@ class Sample:
                 warnings.filterwarnings(known, "the plan was tuned for")
                 sampler = resolve(model, self.config)
             if self.out.suffix == ".png":
-                images.check_channels(images.shape_of(model, sampler.shape), "--out samples.npz")
+                images.check_png(images.shape_of(model, sampler.shape), "--out samples.npz")
             if self.config.nfe is not None:
                 print(f"Plan: {_name(sampler.plan, model)}")
             key = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1))

@@ -3,6 +3,8 @@
 from skipjax.conditioners.conditioner import Condition as Condition
 from skipjax.conditioners.conditioner import Conditioner as Conditioner
 from skipjax.conditioners.joint import Joint as Joint
+from skipjax.conditioners.joint import join as join
 from skipjax.conditioners.joint import part as part
+from skipjax.conditioners.joint import parts as parts
 from skipjax.conditioners.labels import Labels as Labels
 from skipjax.conditioners.pictures import Pictures as Pictures

@@ -1,5 +1,6 @@
 """Several conditioners side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,5 +48,18 @@ class Joint:
 
 def part(conditioner: Conditioner | None, kind: type[Kind]) -> Kind | None:
     """The part of a conditioner that is of a kind, if there is one."""
-    parts = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
-    return next((each for each in parts if isinstance(each, kind)), None)
+    return next((each for each in parts(conditioner) if isinstance(each, kind)), None)
+
+
+def parts(conditioner: Conditioner | None) -> tuple[Conditioner, ...]:
+    """Those that a conditioner is made of: itself alone, where it is of one; none of None."""
+    if isinstance(conditioner, Joint):
+        return conditioner.parts
+    return () if conditioner is None else (conditioner,)
+
+
+def join(several: Sequence[Conditioner]) -> Conditioner | None:
+    """The conditioner that is made of some; None of none."""
+    if len(several) < 2:
+        return several[0] if several else None
+    return Joint(tuple(several))

@@ -113,10 +113,10 @@ class Labels:
         Raises:
             ValueError: If there is no such class, or several begin like that.
         """
-        names = [name.lower() for name in self.class_names]
         known = f"0 .. {self.num_classes - 1}"
-        known += f", or one of: {_list(self.class_names)}" if names else ""
+        known += f", or one of: {_list(self.class_names)}" if self.class_names else ""
         if isinstance(label, str) and not label.strip().isdecimal():
+            names = [name.lower() for name in self.class_names]
             wanted = label.strip().lower()
             found = [i for i, name in enumerate(names) if name == wanted]
             found = found or [i for i, n in enumerate(names) if wanted and n.startswith(wanted)]

@@ -1,6 +1,6 @@
 """What is asked of sampling, and the one place where it is checked against a model."""
 
-from skipjax.config.arguments import as_dtype as as_dtype
+from skipjax.checks import as_dtype as as_dtype
 from skipjax.config.arguments import as_ids as as_ids
 from skipjax.config.arguments import as_key as as_key
 from skipjax.config.arguments import as_model as as_model

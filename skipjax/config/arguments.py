@@ -5,12 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from skipjax.checks import whole
 from skipjax.pretrained import Classifier, Pretrained
-
-SHORT = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16", "f32": "float32"}
 
 
 def as_model(params: Any) -> Pretrained:
@@ -46,22 +43,6 @@ def as_key(key: Any) -> jax.Array:
             f"key holds keys of shape {key.shape}: pass one; each sample derives its own"
         )
     return key
-
-
-def as_dtype(dtype: DTypeLike, known: tuple[str, ...] = ("float32", "bfloat16")) -> jnp.dtype[Any]:
-    """A dtype by any of its names, "bf16" too.
-
-    Raises:
-        ValueError: If it is none of those known.
-    """
-    try:
-        found = jnp.dtype(SHORT.get(dtype, dtype) if isinstance(dtype, str) else dtype)
-    except TypeError:
-        found = None
-    if found is None or found.name not in known:
-        shown = dtype if isinstance(dtype, str) or found is None else found
-        raise ValueError(f"dtype is {shown}: it must be {' or '.join(known)}")
-    return found
 
 
 def as_ids(num: int | None, ids: Any, default: int = 4) -> np.ndarray:

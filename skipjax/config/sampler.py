@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from skipjax.checks import as_dtype
 from skipjax.conditioners import Condition, Labels
 from skipjax.config import plans
-from skipjax.config.arguments import as_dtype, as_model, is_numeric
+from skipjax.config.arguments import as_model, is_numeric
 from skipjax.config.sample_config import SampleConfig
-from skipjax.denoisers import Clip, Threshold, Transform, unchanged
+from skipjax.denoisers import Threshold, Transform, keep_within
 from skipjax.generation import null_of
 from skipjax.guidance import CLASS, ByClassifier, ClassifierFree, Guidance
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.process import called
+from skipjax.process import called, same_schedule
+from skipjax.sharding import Placement
 from skipjax.weights import loading
 
 NEGATIVE = "negative"
@@ -143,12 +145,13 @@ class Sampler(NamedTuple):
         return condition, null_of(self.model, condition, words.get(NEGATIVE))
 
 
-def resolve(model: Any, config: SampleConfig) -> Sampler:
+def resolve(model: Any, config: SampleConfig, sharding: Placement | None = None) -> Sampler:
     """The one place where what is asked for meets the model: every check, every default.
 
     Args:
         model: What `load` returned.
         config: What is asked for.
+        sharding: Where to put the weights of a classifier that is named, as `skipjax.load` has it.
 
     Raises:
         ValueError: For an argument out of range, with what is accepted.
@@ -158,7 +161,8 @@ def resolve(model: Any, config: SampleConfig) -> Sampler:
     dtype = as_dtype(config.dtype)
     plan = plans.choose(model, config)
     transform, shape = _transform(model, config), _shape(model, config.size)
-    return Sampler(model, plan, _guidance(model, plan, config), transform, shape, dtype)
+    guidance = _guidance(model, plan, config, sharding)
+    return Sampler(model, plan, guidance, transform, shape, dtype)
 
 
 def _transform(model: Pretrained, config: SampleConfig) -> Transform:
@@ -175,9 +179,7 @@ def _transform(model: Pretrained, config: SampleConfig) -> Transform:
         return Threshold(jnp.float32(config.threshold))
     if config.clip and bounds is None:
         raise ValueError(f"clip is given, and what {model.name} diffuses has no bounds: drop it")
-    if bounds is None or config.clip is False:
-        return jax.tree_util.Partial(unchanged)
-    return Clip(*bounds)
+    return keep_within(None if config.clip is False else bounds)
 
 
 def _shape(model: Pretrained, size: Any) -> tuple[int, ...]:
@@ -190,7 +192,9 @@ def _shape(model: Pretrained, size: Any) -> tuple[int, ...]:
     return model.codec.shape(model.shape, (height, width))
 
 
-def _guidance(model: Pretrained, plan: Plan, config: SampleConfig) -> tuple[Guidance, ...]:
+def _guidance(
+    model: Pretrained, plan: Plan, config: SampleConfig, sharding: Placement | None
+) -> tuple[Guidance, ...]:
     scale, interval, by = config.guidance, config.guidance_interval, config.classifier
     rescale = config.guidance_rescale
     if scale is None and by is None:
@@ -220,7 +224,7 @@ def _guidance(model: Pretrained, plan: Plan, config: SampleConfig) -> tuple[Guid
     if rescale is not None:
         raise ValueError("guidance_rescale is given, and a classifier guides: drop one")
     if isinstance(by, str):
-        by = loading.load(by)
+        by = loading.load(by, sharding=sharding)
         if isinstance(by, Pretrained):
             raise ValueError(f"{by.name} is no classifier: it draws samples")
     classifier = _fitting(model, by)
@@ -241,9 +245,15 @@ def _fitting(model: Pretrained, by: Any) -> Classifier:
             what = f"{by.name}, a network that denoises"
         raise TypeError(f"classifier is {what}: pass what skipjax.load gives for a classifier")
     classes = by.labels.classes if model.labels is None else model.labels.classes
+    schedules = called(model.schedule), called(by.process.schedule)
+    if schedules[0] == schedules[1] and not same_schedule(model.schedule, by.process.schedule):
+        raise ValueError(
+            f"classifier {by.name} does not fit {model.name}: their schedules differ within "
+            f"{schedules[0]}"
+        )
     for what, wanted, got in (
         ("samples of shape", model.shape, by.network.shape),
-        ("the schedule", called(model.schedule), called(by.process.schedule)),
+        ("the schedule", *schedules),
         ("times told as", model.process.precondition, by.process.precondition),
         ("classes", classes, by.labels.classes),
     ):

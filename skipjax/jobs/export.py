@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from skipjax.files import pending, pending_folder
+from skipjax.images import check_png
 from skipjax.jobs import record, storage
-from skipjax.jobs.formats import Pictures, array_file, check_png, png
+from skipjax.jobs.formats import Pictures, array_file, png
 from skipjax.jobs.storage import Folder
 
 Form = Literal["npz", "png"]

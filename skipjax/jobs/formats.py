@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from skipjax.images import check_png
+
 BROKEN = (zipfile.BadZipFile, tarfile.TarError)
 
 
@@ -47,18 +49,6 @@ def decode(content: bytes, format: str) -> Pictures:
         return _of_npz(content) if format == "npz" else _of_tar(content)
     except (ValueError, KeyError, OSError, EOFError, *BROKEN) as error:
         raise ValueError(f"no pictures can be read from it ({error})") from None
-
-
-def check_png(shape: tuple[int, ...]) -> None:
-    """Finds out whether pictures of a shape can be PNGs.
-
-    Raises:
-        ValueError: If they are not [H, W, C] with C 1 or 3.
-    """
-    if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise ValueError(
-            f"pictures are {shape}, and a PNG holds [H, W, 1] or [H, W, 3]: keep them as .npz"
-        )
 
 
 def png(image: np.ndarray) -> bytes:

@@ -144,12 +144,7 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     if not isinstance(model, Pretrained):
         raise ValueError(f"{model.name} is a classifier: give it as classifier")
     asked = {f.name: getattr(job, f.name) for f in dataclasses.fields(SampleConfig)}
-    if job.classifier is not None:
-        classifier = loading.load(str(job.classifier), sharding=sharding)
-        if not isinstance(classifier, Classifier):
-            raise ValueError(f"{classifier.name} is no classifier: it draws samples")
-        asked["classifier"] = classifier
-    sampler = request.resolve(model, SampleConfig(**asked))
+    sampler = request.resolve(model, SampleConfig(**asked), sharding)
     numbers, prompts = _numbers(job, sampler.labels, model.name), _prompts(job)
     resolved = Resolved(job, sampler, numbers, prompts, {})
     resolved.batch(np.arange(1))  # refuses words that are missing or not understood

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from skipjax.models.attention import attention
 from skipjax.models.blocks import GroupNorm
-from skipjax.models.config import EncoderConfig
+from skipjax.models.config import EncoderConfig, evaluate
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import Encoder, check_pictures, embed_time
 
@@ -47,10 +47,6 @@ class ClassifierConfig(EncoderConfig):
                 f"{len(self.channel_mult)} levels needs a multiple of {self.factor}"
             )
 
-    def init(self, key: jax.Array) -> Any:
-        """Params drawn at random, nested dict of float32 arrays."""
-        return self.module().init(key, *self.example())["params"]
-
     def apply(
         self,
         params: Any,
@@ -71,10 +67,7 @@ class ClassifierConfig(EncoderConfig):
             remat: Whether blocks are computed again in the backward pass, to save memory.
             dropout: Key of the dropout of training; default: none.
         """
-        rngs = None if dropout is None else {"dropout": dropout}
-        return self.module(dtype, remat).apply(
-            {"params": params}, x, t, train=dropout is not None, rngs=rngs
-        )
+        return evaluate(self.module(dtype, remat), params, (x, t), dropout)
 
     def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
         """The Flax module."""

@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 GROUPS = 32  # of every group norm in ADM
 
@@ -99,6 +104,18 @@ class EncoderConfig:
         """Pixels of the picture along a side of one of the coarsest level."""
         return 2 ** (len(self.channel_mult) - 1)
 
+    def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
+        """The Flax module."""
+        raise NotImplementedError
+
+    def example(self) -> tuple[jax.Array | None, ...]:
+        """The least arguments that the module takes."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Any:
+        """Params drawn at random, nested dict of float32 arrays."""
+        return self.module().init(key, *self.example())["params"]
+
     def heads(self, channels: int, *, decoder: bool = False) -> int:
         """Number of attention heads of a block of that width."""
         if self.num_head_channels != -1:
@@ -117,3 +134,9 @@ class EncoderConfig:
             return self.num_head_channels > 0 and channels % self.num_head_channels == 0
         heads = self.heads(channels), self.heads(channels, decoder=True)
         return all(number > 0 and channels % number == 0 for number in heads)
+
+
+def evaluate(module: Any, params: Any, arguments: tuple, dropout: jax.Array | None) -> jax.Array:
+    """What a Flax module makes of its arguments; with a key of dropout, as in training."""
+    rngs = None if dropout is None else {"dropout": dropout}
+    return module.apply({"params": params}, *arguments, train=dropout is not None, rngs=rngs)

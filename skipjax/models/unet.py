@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from skipjax.models.blocks import GroupNorm, Upsample, enlarge
-from skipjax.models.config import EncoderConfig
+from skipjax.models.config import EncoderConfig, evaluate
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import Encoder, check_pictures, embed_time
 
@@ -55,10 +55,6 @@ class UNetConfig(EncoderConfig):
         """Shape of one picture, without what is laid beside it."""
         return *self.size, self.in_channels - self.concat_channels
 
-    def init(self, key: jax.Array) -> Any:
-        """Params drawn at random, nested dict of float32 arrays."""
-        return self.module().init(key, *self.example())["params"]
-
     def apply(
         self,
         params: Any,
@@ -95,10 +91,7 @@ class UNetConfig(EncoderConfig):
                 f"the condition holds {', '.join(given)}: this network takes label, low_res and "
                 "concat"
             )
-        rngs = None if dropout is None else {"dropout": dropout}
-        return self.module(dtype, remat).apply(
-            {"params": params}, x, t, *told, train=dropout is not None, rngs=rngs
-        )
+        return evaluate(self.module(dtype, remat), params, (x, t, *told), dropout)
 
     def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
         """The Flax module."""

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-SHOWN = 3  # names of classes in a line
+SHOWN = 3  # names, sizes or files that a line holds
 
 
 class Images(Protocol):

@@ -7,7 +7,7 @@ import jax
 
 from skipjax.checks import whole
 from skipjax.codecs import Identity
-from skipjax.conditioners import Joint, Labels
+from skipjax.conditioners import Labels, join, parts
 from skipjax.pretrained import Network, Pretrained
 from skipjax.process import Precondition, Process, Times, as_schedule
 from skipjax.schedules import Form
@@ -196,17 +196,17 @@ class Run(Settings):
         conditioner, codec = (None, Identity()) if like is None else (like.conditioner, like.codec)
         if self.num_labels is not None:
             labels = Labels(self.num_labels, class_names, self.null_label)
-            others = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
-            rest = [p for p in others if p is not None and not isinstance(p, Labels)]
-            conditioner = Joint((labels, *rest)) if rest else labels
+            rest = [p for p in parts(conditioner) if not isinstance(p, Labels)]
+            conditioner = join([labels, *rest])
         return Pretrained(params, self.network, self.process, conditioner, codec, name)
 
     def describe(self) -> dict[str, Any]:
         """The run as JSON has it."""
         names = (field.name for field in fields(self))
         found = {name: getattr(self, name) for name in names}
-        parts = {name: registry.describe(found[name]) for name in ("network", "precondition")}
-        return found | parts
+        return found | {
+            name: registry.describe(found[name]) for name in ("network", "precondition")
+        }
 
     def divides(self, mesh: jax.sharding.Mesh, axis: str) -> None:
         """Refuses a mesh over which the batch cannot be spread.

@@ -11,11 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skipjax.training import digits, emoji
-from skipjax.training.pictures import Pictures
+from skipjax.training.pictures import SHOWN, Pictures
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MODES = {"RGB": 3, "L": 1}
-_SHOWN = 3  # of the files or sizes that an error names
 Size = int | Sequence[int] | None  # a side, or height and width, in pixels
 Classes = Literal["folders", "names"]
 
@@ -132,7 +131,7 @@ def folder(
             )
         raise ValueError(
             f"{path} holds {owners.count('')} pictures beside the folders "
-            f"{', '.join(found[1 : 1 + _SHOWN])}: put all of them into folders, one for each "
+            f"{', '.join(found[1 : 1 + SHOWN])}: put all of them into folders, one for each "
             "class, or none"
         )
     sides, mode = _common(files, _sides(size), mode)
@@ -170,16 +169,16 @@ def _common(
             raise ValueError(f"{file} cannot be read as a picture") from None
     if size is None:
         if len(sizes) > 1:
-            shown = ", ".join(f"{n} of {w} x {h}" for (w, h), n in sizes.most_common(_SHOWN))
+            shown = ", ".join(f"{n} of {w} x {h}" for (w, h), n in sizes.most_common(SHOWN))
             raise ValueError(
                 f"pictures are not of one size ({shown}"
-                f"{', ...' if len(sizes) > _SHOWN else ''}): say which size to scale them to"
+                f"{', ...' if len(sizes) > SHOWN else ''}): say which size to scale them to"
             )
         width, height = next(iter(sizes))
         size = height, width
     if mode is None:
         if len(modes) > 1 or next(iter(modes)) not in MODES:
-            shown = ", ".join(f"{n} {mode}" for mode, n in modes.most_common(_SHOWN))
+            shown = ", ".join(f"{n} {mode}" for mode, n in modes.most_common(SHOWN))
             raise ValueError(
                 f"pictures are of mode {shown}: say RGB or L, which to turn all of them into"
             )

@@ -137,10 +137,9 @@ class Problem(SampleConfig):
             "dtype": sampler.dtype.name,
         }
         of = _denoiser(sampler.dtype, over)
-        core = model.replace(conditioner=None, codec=None, name="")
         x = prior(model, plan, keys, sampler.shape)
         return Prepared(
-            Partial(of, core, sampler.guidance, sampler.transform),
+            Partial(of, model.core, sampler.guidance, sampler.transform),
             Examples(x, keys, (condition, null), each),
             over,
             about,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from skipjax.files import pending
 
+OWNERS = ("codec", "conditioner")  # parts of a model that may have weights of their own
+TREES = ("params", *OWNERS)  # folders of weights in a checkpoint's
 ADVICE = "the checkpoint is damaged: fetch or install it again"
 
 
@@ -96,6 +98,5 @@ def _compare(path: Path, wanted: str, source: str, advice: str = ADVICE) -> None
 
 
 def _names(folder: Path) -> list[str]:
-    trees = (folder / name for name in ("params", "codec", "conditioner"))
-    files = (path for tree in trees for path in tree.rglob("*") if path.is_file())
+    files = (path for tree in TREES for path in (folder / tree).rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in files)

@@ -23,8 +23,6 @@ from skipjax.sharding import Placement
 from skipjax.weights import cards, checkpoint, checksums
 from skipjax.weights.cards import Card
 
-OWNERS = ("codec", "conditioner")  # parts that may have weights of their own
-
 
 def load(
     folder: Path, dtype: DTypeLike = jnp.float32, where: Placement | None = None
@@ -46,7 +44,7 @@ def load(
     model = replace(model, params=_restore(folder / "params", model.network, dtype, where))
     if isinstance(model, Classifier):
         return model
-    for name in OWNERS:
+    for name in checksums.OWNERS:
         part = getattr(model, name)
         if _owns(part):
             params = _restore(folder / name, part, dtype, where)
@@ -77,7 +75,9 @@ def save(
     """
     folder, every = Path(folder), {"params": params}
     every |= {
-        name: getattr(model, name).params for name in OWNERS if _owns(getattr(model, name, 0))
+        name: getattr(model, name).params
+        for name in checksums.OWNERS
+        if _owns(getattr(model, name, 0))
     }
     for name, tree in every.items():
         stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from skipjax import conditioners
 from skipjax.conditioners import Conditioner, Joint, Labels, Pictures
 from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.pretrained import Classifier, Pretrained
@@ -84,11 +85,7 @@ def describe(model: Pretrained | Classifier) -> Card:
     }
     if isinstance(model, Classifier):
         return card | {"conditioner": registry.describe(model.labels)}
-    conditioner = model.conditioner
-    if isinstance(conditioner, Joint):
-        card["conditioner"] = [registry.describe(each) for each in conditioner.parts]
-    elif conditioner is not None:
-        card["conditioner"] = registry.describe(conditioner)
+    card |= _describe_conditioner(model.conditioner)
     if registry.kind_of(model.codec) != "identity":
         card["codec"] = registry.describe(model.codec)
     return card
@@ -140,9 +137,7 @@ def conditioner_of(
         parts.append(Pictures("low_res", (h, w, config.low_res_channels)))
     if config.concat_channels:
         parts.append(Pictures("concat", (*config.size, config.concat_channels)))
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    return Joint(tuple(parts))
+    return conditioners.join(parts)
 
 
 def _process(said: Any) -> Process:
@@ -215,13 +210,20 @@ def _check(network: Any, process: Process, conditioner: Conditioner | None) -> N
             f"conditioner gives {', '.join(ours) or 'nothing'}, and the network takes "
             f"{', '.join(wanted) or 'nothing'}"
         )
-    parts = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
-    for each in parts:
-        if isinstance(each, Labels) and each.num_classes != network.num_classes:
-            raise ValueError(
-                f"conditioner has {each.num_classes} labels, and the network num_classes = "
-                f"{network.num_classes}"
-            )
+    labels = conditioners.part(conditioner, Labels)
+    if labels is not None and labels.num_classes != network.num_classes:
+        raise ValueError(
+            f"conditioner has {labels.num_classes} labels, and the network num_classes = "
+            f"{network.num_classes}"
+        )
+
+
+def _describe_conditioner(conditioner: Conditioner | None) -> Card:
+    """What a card says of a conditioner: one part, or a list of several; nothing of None."""
+    described = [registry.describe(each) for each in conditioners.parts(conditioner)]
+    if not described:
+        return {}
+    return {"conditioner": described if len(described) > 1 else described[0]}
 
 
 def _parts_of_flat(card: Card) -> Card:
@@ -245,12 +247,7 @@ def _parts_of_flat(card: Card) -> Card:
         return found
     config = registry.build("network", network)
     conditioner = conditioner_of(config, names, card.get("null_label"), card.get("low_res"))
-    parts = conditioner.parts if isinstance(conditioner, Joint) else (conditioner,)
-    if conditioner is not None:
-        found["conditioner"] = [registry.describe(each) for each in parts]
-        if len(parts) == 1:
-            found["conditioner"] = found["conditioner"][0]
-    return found
+    return found | _describe_conditioner(conditioner)
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:

@@ -40,7 +40,7 @@ def register(kind: str, part: type, to_params: ToParams | None = None) -> None:
     Args:
         kind: What cards call it.
         part: A frozen dataclass whose fields a card gives. A part that owns params has a method
-            `init(key)`, and takes them by `with_params(params)`.
+            `init(key)` and a field `params`, which a card leaves out.
         to_params: Of a network, from a file's tensors to its params; default: its files are not
             read.
 
