@@ -18,12 +18,12 @@ from skipjax import tuning as tuning
 from skipjax import weights as weights
 from skipjax.api import load as load
 from skipjax.api import sample as sample
+from skipjax.codecs.images import grid as grid
+from skipjax.codecs.images import to_uint8 as to_uint8
 from skipjax.config import SampleConfig as SampleConfig
 from skipjax.generation import decode as decode
 from skipjax.generation import denoiser as denoiser
 from skipjax.generation import generate as generate
-from skipjax.images import grid as grid
-from skipjax.images import to_uint8 as to_uint8
 from skipjax.pretrained import Classifier as Classifier
 from skipjax.pretrained import Pretrained as Pretrained
 from skipjax.process import Process as Process

@@ -11,10 +11,10 @@ from jax.typing import DTypeLike
 
 from skipjax import progress as progress_bar
 from skipjax import sharding as shardings
+from skipjax.codecs.images import finite
 from skipjax.conditioners.labels import Label
 from skipjax.config import SampleConfig, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
-from skipjax.images import finite
 from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained

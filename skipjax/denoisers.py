@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from skipjax.parameterizations import PARAMETERIZATIONS, Parameterization, eps_of
-from skipjax.parameterizations import Point as Point
+from skipjax.process import PARAMETERIZATIONS, Parameterization, eps_of
+from skipjax.process import Point as Point
 
 
 class Prediction(NamedTuple):

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from skipjax.conditioners import Condition
 from skipjax.denoisers import Denoise, Prediction
-from skipjax.parameterizations import Parameterization
 from skipjax.pretrained import Classifier
+from skipjax.process import Parameterization
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> log p(y | x) [B]
 Interval = tuple[jax.Array | float, jax.Array | float]

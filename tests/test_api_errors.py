@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import api, generation, guidance, images, schedules
+from skipjax import api, generation, guidance, schedules
+from skipjax.codecs import images
 from skipjax.conditioners import Labels
 
 KEY = jax.random.key(0)

@@ -25,7 +25,7 @@ def net():
 def shelf(tmp_path, monkeypatch, net):
     """A card that knows the network's file, but not its checksum."""
     folder = released_files.shelve(tmp_path / "cards", released_files.card(net))
-    monkeypatch.setattr(cards, "RELEASED", folder)
+    monkeypatch.setattr(cards, "RELEASED", (folder,))
     return folder
 
 

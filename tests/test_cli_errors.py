@@ -32,7 +32,7 @@ def files(tmp_path_factory, net):
 
 @pytest.fixture(autouse=True)
 def shelf(monkeypatch, files):
-    monkeypatch.setattr(cards, "RELEASED", files / "cards")
+    monkeypatch.setattr(cards, "RELEASED", (files / "cards",))
 
 
 @pytest.fixture

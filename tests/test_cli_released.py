@@ -41,7 +41,7 @@ def files(tmp_path_factory, net, guide, upsampler):
 
 @pytest.fixture(autouse=True)
 def shelf(monkeypatch, files):
-    monkeypatch.setattr(cards, "RELEASED", files / "cards")
+    monkeypatch.setattr(cards, "RELEASED", (files / "cards",))
 
 
 def small(num=3, side=8):
@@ -148,7 +148,7 @@ def test_info_is_of_a_converted_folder(work, files, net, guide, capsys):
 
 
 def test_info_of_a_published_file(monkeypatch, capsys):
-    monkeypatch.setattr(cards, "RELEASED", cards.BUNDLED / "adm")
+    monkeypatch.setattr(cards, "RELEASED", (cards.BUNDLED / "adm",))
     card, counts = info(capsys, "64x64_classifier.pt")
     assert (
         card["name"] == "64x64_classifier" and card["conditioner"]["class_names"] == "imagenet1k"

@@ -38,7 +38,7 @@ def shelf(tmp_path, monkeypatch, net, guide):
     more = {"licence": "CC0 ☺", "published": [{"fid": 2.5}]}
     known = released_files.card(net, **more), released_files.card(guide)
     folder = released_files.shelve(tmp_path / "cards", *known)
-    monkeypatch.setattr(cards, "RELEASED", folder)
+    monkeypatch.setattr(cards, "RELEASED", (folder,))
     return folder
 
 

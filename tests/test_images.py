@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import skipjax
-from skipjax import images
+from skipjax.codecs import images
 
 
 def test_numbers_become_bytes_as_in_adm():

@@ -8,42 +8,39 @@ PACKAGE = Path(__file__).parents[1] / "skipjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part of the package may import of it, besides itself.
-WORLD = {"schedules", "parameterizations", "process"}
+WORLD = {"schedules", "process"}
 PARTS = {"models", "conditioners", "codecs", "pretrained"}
-SAMPLERS = {"schedules", "grids", "plans", "denoisers", "sampling", "parameterizations"}
-TOOLS = {"files", "identity", "images", "sharding", "progress"}
+SAMPLERS = {"schedules", "grids", "plans", "denoisers", "sampling", "process"}
+TOOLS = {"files", "identity", "sharding", "progress"}
 BELOW_API = WORLD | PARTS | SAMPLERS | TOOLS | {"guidance", "generation", "weights", "config"}
 MAY_IMPORT = {
     "checks": set(),
     "files": set(),
     "identity": {"files"},
-    "images": set(),
     "progress": set(),
     "sharding": set(),
     "schedules": set(),
-    "parameterizations": set(),
     "models": set(),
     "conditioners": set(),
     "codecs": set(),
-    "process": {"schedules", "parameterizations"},
+    "process": {"schedules"},
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},
-    "denoisers": {"parameterizations"},
+    "denoisers": {"process"},
     "sampling": {"plans", "denoisers"},
     "adaptive": {"schedules", "plans", "denoisers", "sampling"},
     "pretrained": {"schedules", "process", "models", "conditioners", "codecs"},
-    "guidance": {"parameterizations", "denoisers", "conditioners", "pretrained"},
+    "guidance": {"process", "denoisers", "conditioners", "pretrained"},
     "generation": SAMPLERS | {"conditioners", "guidance", "pretrained"},
     "weights": WORLD | PARTS | {"files", "sharding"},
-    "config": WORLD | PARTS | SAMPLERS | {"guidance", "generation", "weights"},
+    "config": WORLD | PARTS | SAMPLERS | {"guidance", "generation", "sharding", "weights"},
     "api": BELOW_API,
-    "compiled": BELOW_API | {"api"},
-    "jobs": BELOW_API | {"compiled"},
+    "jobs": BELOW_API | {"api"},
     "evaluation": SAMPLERS,
     "training": WORLD | PARTS | {"files", "identity", "sharding", "weights"},
     "tuning": BELOW_API | {"evaluation"},
     "study": BELOW_API | {"training", "evaluation"},
-    "cli": BELOW_API | {"api", "compiled", "jobs", "evaluation", "training", "study", "tuning"},
+    "cli": BELOW_API | {"api", "jobs", "evaluation", "training", "study", "tuning"},
     "__init__": BELOW_API | {"api", "adaptive", "jobs", "tuning"},
 }
 # Packages that one part of the package keeps from the others.

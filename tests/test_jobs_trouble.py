@@ -10,10 +10,10 @@ import pytest
 from small_jobs import NUM, SHARDS, files, run
 
 from skipjax import jobs
-from skipjax.compiled import Compiled
 from skipjax.jobs import Job
 from skipjax.jobs import group as groups
 from skipjax.jobs import program as programs
+from skipjax.jobs.compiled import Compiled
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from skipjax import grids, schedules
-from skipjax.parameterizations import PARAMETERIZATIONS
+from skipjax.process import PARAMETERIZATIONS
 from skipjax.schedules import Schedule
 from skipjax.training import losses, objective
 from skipjax.training.run import Run

@@ -12,8 +12,7 @@ import skipjax
 from skipjax import grids, guidance, plans, sampling, schedules
 from skipjax.denoisers import Point, Prediction, from_eps
 from skipjax.evaluation.exact import Gaussian
-from skipjax.parameterizations import PARAMETERIZATIONS
-from skipjax.process import Flow, Times
+from skipjax.process import PARAMETERIZATIONS, Flow, Times
 
 LINEAR = schedules.linear()
 KEY = jax.random.key(0)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from skipjax.parameterizations import PARAMETERIZATIONS, Point, edm
-from skipjax.process import Edm, Process, Times
+from skipjax.process import PARAMETERIZATIONS, Edm, Point, Process, Times, edm
 
 ANGLES = np.linspace(0.05, 1.5, 30)
 

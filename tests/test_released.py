@@ -43,7 +43,7 @@ def shelf(tmp_path, monkeypatch, net, guide):
     """Cards that know the two networks' files."""
     known = released_files.card(net, "tiny_ema.pt"), released_files.card(guide)
     folder = released_files.shelve(tmp_path / "cards", *known)
-    monkeypatch.setattr(cards, "RELEASED", folder)
+    monkeypatch.setattr(cards, "RELEASED", (folder,))
     return folder
 
 

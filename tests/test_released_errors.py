@@ -35,7 +35,7 @@ def guide():
 def shelf(tmp_path, monkeypatch, net, guide):
     """Cards that know the two networks' files."""
     known = released_files.card(net), released_files.card(guide)
-    monkeypatch.setattr(cards, "RELEASED", released_files.shelve(tmp_path / "cards", *known))
+    monkeypatch.setattr(cards, "RELEASED", (released_files.shelve(tmp_path / "cards", *known),))
 
 
 @pytest.fixture

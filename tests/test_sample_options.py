@@ -14,7 +14,7 @@ import skipjax
 from skipjax import SampleConfig, denoisers, generation, grids, guidance, plans
 from skipjax.conditioners import Labels
 from skipjax.config import resolve
-from skipjax.parameterizations import PARAMETERIZATIONS
+from skipjax.process import PARAMETERIZATIONS
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 

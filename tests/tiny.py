@@ -9,7 +9,7 @@ from skipjax import Classifier, Pretrained, Process
 from skipjax.conditioners import Labels
 from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
 from skipjax.process import Times, as_schedule
-from skipjax.weights import folders, parts
+from skipjax.weights import adm, folders, parts
 
 NAMES = ("cat", "cow", "dog")
 _ENCODER = {
@@ -68,7 +68,7 @@ def model(
     classes = (unet.num_classes or 0) - (null_label is not None)
     if class_names is None:
         class_names = NAMES if classes == len(NAMES) else ()
-    conditioner = parts.conditioner_of(unet, class_names, null_label, low_res)
+    conditioner = adm.conditioner_of(unet, class_names, null_label, low_res)
     weights = filled(unet) if params is None else params
     return Pretrained(weights, unet, process, conditioner, name=name)
 

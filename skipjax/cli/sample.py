@@ -14,11 +14,12 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from skipjax import api, images
+from skipjax import api
 from skipjax.checks import whole
-from skipjax.compiled import Batch, Compiled
+from skipjax.codecs import images
 from skipjax.config import SampleConfig, as_ids, resolve
 from skipjax.files import pending
+from skipjax.jobs.compiled import Batch, Compiled
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from skipjax import api, images, sharding
+from skipjax import api, sharding
+from skipjax.codecs import images
 from skipjax.files import pending, pending_folder
 from skipjax.models import UNetConfig
 from skipjax.pretrained import Pretrained

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from skipjax import images
+from skipjax.codecs import images
 from skipjax.jobs.formats import Pictures
 from skipjax.jobs.job import Resolved
 from skipjax.jobs.program import Program

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from skipjax import images, sharding
+from skipjax import sharding
+from skipjax.codecs import images
 from skipjax.jobs import record, storage, workers
 from skipjax.jobs.formats import Pictures, encode
 from skipjax.jobs.job import Job, resolve

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from skipjax.codecs.images import check_png
 from skipjax.files import pending, pending_folder
-from skipjax.images import check_png
 from skipjax.jobs import record, storage
 from skipjax.jobs.formats import Pictures, array_file, png
 from skipjax.jobs.storage import Folder

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from skipjax.images import check_png
+from skipjax.codecs.images import check_png
 
 BROKEN = (zipfile.BadZipFile, tarfile.TarError)
 

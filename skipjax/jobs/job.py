@@ -13,10 +13,10 @@ import numpy as np
 
 from skipjax import config as request
 from skipjax.checks import whole
-from skipjax.compiled import Batch
 from skipjax.conditioners import Labels
 from skipjax.config import SampleConfig, Sampler
 from skipjax.guidance import ByClassifier
+from skipjax.jobs.compiled import Batch
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import one_of

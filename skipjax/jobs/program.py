@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from skipjax.compiled import Compiled
+from skipjax.jobs.compiled import Compiled
 from skipjax.jobs.job import Resolved
 from skipjax.jobs.reporting import Report
 

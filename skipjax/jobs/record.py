@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skipjax.images import check_png, shape_of
+from skipjax.codecs.images import check_png, shape_of
 from skipjax.jobs.job import Resolved, fields_of, name_of
 from skipjax.jobs.shards import FOLDER, NAME, Layout, Shards
 from skipjax.jobs.storage import Store, read

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipjax.parameterizations import PARAMETERIZATIONS, Parameterization, Point
+from skipjax.process import PARAMETERIZATIONS, Parameterization, Point
 from skipjax.schedules import Form, Schedule, posterior
 
 EPS = PARAMETERIZATIONS["eps"]

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from skipjax.parameterizations import Parameterization
+from skipjax.process import Parameterization
 from skipjax.schedules import skip_ratio, skip_scale
 from skipjax.training import losses
 

@@ -5,36 +5,35 @@ norms and embeddings have one layout.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
+from skipjax import conditioners
+from skipjax.conditioners import Conditioner, Labels, Pictures
 from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
+from skipjax.pretrained import Classifier, Pretrained
+from skipjax.process import Process, as_schedule
+from skipjax.weights import layout
+from skipjax.weights.layout import Convert
 
 _CONV_1D = ("qkv", "proj_out", "qkv_proj", "c_proj")
-_PLACES = 20  # of those that do not fit, how many an error names
 
 
 def to_params(
     state_dict: Mapping[str, Any],
     config: UNetConfig | ClassifierConfig,
-    convert: Callable[[tuple[str, ...], np.ndarray], Any] | None = None,
+    convert: Convert | None = None,
 ) -> dict[str, Any]:
     """Turns guided-diffusion's state dict into the params of `skipjax.models.network(config)`.
 
-    All names and shapes are checked before any value is read. Values are then read one at a time,
-    in the order of the state dict, so a lazy one needs memory for a single array beyond the
-    result.
-
     Args:
-        state_dict: Arrays by name, e.g. "input_blocks.1.0.in_layers.2.weight" [O, I, 3, 3]: all
-            that has a `shape` and becomes an array by `numpy.asarray`.
+        state_dict: Arrays by name, e.g. "input_blocks.1.0.in_layers.2.weight" [O, I, 3, 3], as
+            `layout.to_params` takes them.
         config: The architecture that the names belong to.
-        convert: Called with its path in the result, e.g. ("out_2", "bias"), and each array as
-            soon as it is laid out for Flax, e.g. to cast and to place it; what it returns
-            becomes the leaf. Arrays may be views with any strides.
+        convert: As in `layout.to_params`.
 
     Returns:
         Nested dict of what `convert` gives; without it, of NumPy arrays of the dtypes that came
@@ -44,24 +43,14 @@ def to_params(
         ValueError: If a name is missing or unexpected, or a shape another one; says which, and
             what seems to be the matter.
     """
-    shapes: Any = traverse_util.flatten_dict(param_shapes(config))
-    expected = {name(path): (path, leaf.shape) for path, leaf in shapes.items()}
-    faults = [f"missing: {key}" for key in expected if key not in state_dict]
-    faults += [f"unexpected: {key}" for key in state_dict if key not in expected]
-    for key, (path, shape) in expected.items():
-        wanted = _torch_shape(path, shape)
-        if key in state_dict and (got := np.shape(state_dict[key])) != wanted:
-            faults.append(f"shape of {key}: {tuple(got)}, expected {wanted}")
-    if faults:
-        raise ValueError(_explanation(faults, _diagnosis(state_dict, config)))
-
-    def leaf(key):
-        path, shape = expected[key]
-        array = _from_torch(path[-1], np.asarray(state_dict[key]), shape)
-        return array if convert is None else convert(path, array)
-
-    tree: Any = traverse_util.unflatten_dict({expected[key][0]: leaf(key) for key in state_dict})
-    return tree
+    return layout.to_params(
+        state_dict,
+        param_shapes(config),
+        name,
+        convert,
+        accepted=lambda path, shape: (_torch_shape(path, shape),),
+        diagnosis=lambda: _diagnosis(state_dict, config),
+    )
 
 
 def state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -78,6 +67,45 @@ def state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name(path): _to_torch(path, np.asarray(leaf)) for path, leaf in flat.items()}
 
 
+def model(config: UNetConfig | ClassifierConfig, name: str) -> Pretrained | Classifier:
+    """What an architecture is taken to be, where nothing else is known: trained as ADM's are, with
+    the linear schedule, T = 1000, to predict eps; without params.
+    """
+    process = Process(as_schedule("linear"))
+    if isinstance(config, ClassifierConfig):
+        return Classifier(None, config, process, Labels(config.out_channels), name)
+    if config.out_channels == 2 * config.shape[-1]:
+        process = process.replace(variance="learned_range")
+    return Pretrained(None, config, process, conditioner_of(config), name=name)
+
+
+def conditioner_of(
+    config: UNetConfig,
+    class_names: Sequence[str] = (),
+    null_label: int | None = None,
+    low_res: int | tuple[int, int] | None = None,
+) -> Conditioner | None:
+    """What conditions a U-Net, by its architecture and what else is known.
+
+    Args:
+        config: The architecture.
+        class_names: Names of its classes.
+        null_label: The label that stands for no class.
+        low_res: Side, or height and width, of the pictures that it enlarges; default: any.
+    """
+    parts: list[Conditioner] = []
+    if config.num_classes is not None:
+        parts.append(Labels(config.num_classes, tuple(class_names), null_label))
+    elif class_names or null_label is not None:
+        raise ValueError("class_names or null_label is given, and the network takes no labels")
+    if config.low_res_channels:
+        h, w = (low_res, low_res) if low_res is None or isinstance(low_res, int) else low_res
+        parts.append(Pictures("low_res", (h, w, config.low_res_channels)))
+    if config.concat_channels:
+        parts.append(Pictures("concat", (*config.size, config.concat_channels)))
+    return conditioners.join(parts)
+
+
 def name(path: tuple[str, ...]) -> str:
     """guided-diffusion's name of the parameter at a path of the Flax tree."""
     *modules, leaf = path
@@ -86,19 +114,8 @@ def name(path: tuple[str, ...]) -> str:
 
 
 def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    if path[-1] != "kernel":
-        return shape
-    if len(shape) == 4:
-        return (shape[3], shape[2], *shape[:2])
-    return shape[::-1] + (1,) * (path[-2] in _CONV_1D)
-
-
-def _from_torch(leaf: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if leaf != "kernel":
-        return value
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.reshape(shape[::-1]).T
+    is_conv_1d = path[-1] == "kernel" and path[-2] in _CONV_1D
+    return layout.accepted(path, shape)[0] + (1,) * is_conv_1d
 
 
 def _to_torch(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
@@ -107,17 +124,6 @@ def _to_torch(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
     return value.T[:, :, None] if path[-2] in _CONV_1D else value.T
-
-
-def _explanation(faults: list[str], diagnosis: list[str]) -> str:
-    places = "1 place" if len(faults) == 1 else f"{len(faults)} places"
-    summary = f"the state dict does not fit the architecture in {places}"
-    if not diagnosis:
-        summary += "; check the config (widths, attention, classes) against the checkpoint's flags"
-    lines = [*diagnosis, f"{summary}:", *(f"  {fault}" for fault in faults[:_PLACES])]
-    if len(faults) > _PLACES:
-        lines.append(f"  ... and {len(faults) - _PLACES} more")
-    return "\n".join(lines)
 
 
 def _diagnosis(state_dict: Mapping[str, Any], config: UNetConfig | ClassifierConfig) -> list[str]:

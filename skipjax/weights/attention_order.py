@@ -14,10 +14,11 @@ blocks together (Fisher's method).
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from skipjax.models import ClassifierConfig, UNetConfig
+from skipjax.models.config import EncoderConfig
 
 CLEAR = 0.05  # share of the variance that the other order must account for,
 BETTER = 4.0  # how many times more than the one that is said,
@@ -40,16 +41,14 @@ def accounted(kernel: np.ndarray, heads: int, new_order: bool) -> float:
     return float(kinds.mean(axis=1).var() / (size.var() + 1e-30))
 
 
-def marks(
-    path: tuple[str, ...], leaf: np.ndarray, config: UNetConfig | ClassifierConfig
-) -> dict[str, Marks]:
+def marks(path: tuple[str, ...], leaf: np.ndarray, config: Any) -> dict[str, Marks]:
     """What `accounted` says of one of a network's params, in the old order and in the new.
 
     Returns:
         The two shares and the number of columns, by the name of the block; nothing for what is not
-        the kernel of a `qkv`, or has one head alone and so one order.
+        the kernel of a `qkv` of ADM's, or has one head alone and so one order.
     """
-    if path[-2:] != ("qkv", "kernel"):
+    if not isinstance(config, EncoderConfig) or path[-2:] != ("qkv", "kernel"):
         return {}
     heads = config.heads(len(leaf), decoder=path[0].startswith("output_blocks"))
     if heads == 1:
@@ -72,7 +71,7 @@ def chance(shares: Mapping[str, tuple[float, int]]) -> float:
     return math.exp(-g) * sum(g**k / math.factorial(k) for k in range(len(shares)))
 
 
-def check(marks: Mapping[str, Marks], config: UNetConfig | ClassifierConfig) -> None:
+def check(marks: Mapping[str, Marks], config: Any) -> None:
     """Refuses weights that are clearly in the other order than the config says.
 
     Raises:

@@ -2,7 +2,8 @@
 
 A card describes the parts of a checkpoint (`weights.parts`), and whatever else is known: source,
 licence, training, published and measured quality. Cards of checkpoints that lie in a folder are
-its `card.json`; those of OpenAI's released files are `checkpoints/adm/*.json`, found by file name.
+its `card.json`; those of files that others released are `checkpoints/FAMILY/*.json`, found by file
+name.
 """
 
 import json
@@ -16,7 +17,10 @@ _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it where it was installed from a wheel.
 _PLACES = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")
 BUNDLED = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
-RELEASED = BUNDLED / "adm"
+# A folder a family, of cards of files that others released.
+RELEASED = tuple(
+    sorted(f for f in BUNDLED.glob("*") if f.is_dir() and not (f / "card.json").exists())
+)
 
 Card = dict[str, Any]
 
@@ -28,7 +32,7 @@ def bundled() -> list[str]:
 
 def released() -> list[str]:
     """Names of the cards of files that others publish."""
-    return sorted(card.stem for card in RELEASED.glob("*.json"))
+    return sorted(_cards())
 
 
 def find(checkpoint: str | Path) -> Path:
@@ -89,11 +93,12 @@ def named(name: str) -> Card:
     """
     if name.endswith(".json") and Path(name).is_file():
         return read(Path(name))
-    if name not in released():
+    known = _cards()
+    if name not in known:
         raise ValueError(
-            f"card is {name!r}: it must be a .json, or one of {', '.join(released())}"
+            f"card is {name!r}: it must be a .json, or one of {', '.join(sorted(known))}"
         )
-    return read(RELEASED / f"{name}.json")
+    return read(known[name])
 
 
 def of_file(path: Path) -> Card | None:
@@ -120,6 +125,11 @@ def model(card: Card) -> Pretrained | Classifier:
         return parts.build(known)
     except ValueError as error:
         raise ValueError(f"the card of {card.get('name', 'no name')}: {error}") from None
+
+
+def _cards() -> dict[str, Path]:
+    """Cards of released files by name."""
+    return {card.stem: card for folder in RELEASED for card in folder.glob("*.json")}
 
 
 def _with_names(fields: Any) -> Any:

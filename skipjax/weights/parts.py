@@ -14,18 +14,18 @@ too.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from skipjax import conditioners
-from skipjax.conditioners import Conditioner, Joint, Labels, Pictures
+from skipjax.conditioners import Conditioner, Joint, Labels
 from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import Process, Times, as_schedule, name_of
 from skipjax.schedules import Schedule
-from skipjax.weights import registry
+from skipjax.weights import adm, registry
 
 Card = dict[str, Any]
 FLAT = ("unet", "classifier")  # of older cards
@@ -93,51 +93,21 @@ def describe(model: Pretrained | Classifier) -> Card:
 
 def described(config: Any, name: str) -> Pretrained | Classifier:
     """What a user says of a file: a model without params; or an architecture alone, which is then
-    taken to be trained as ADM's are (linear schedule, T = 1000, eps).
+    taken to be trained as those of its family are.
 
     Raises:
         ValueError: If it says something else.
     """
     if isinstance(config, (Pretrained, Classifier)):
         return config
-    process = Process(as_schedule("linear"))
-    if isinstance(config, ClassifierConfig):
-        return Classifier(None, config, process, Labels(config.out_channels), name)
-    if isinstance(config, UNetConfig):
-        if config.out_channels == 2 * config.shape[-1]:
-            process = process.replace(variance="learned_range")
-        return Pretrained(None, config, process, conditioner_of(config), name=name)
-    raise ValueError(
-        f"config is a {type(config).__name__}: it must be a UNetConfig, ClassifierConfig, or a "
-        "Pretrained or Classifier without params"
-    )
-
-
-def conditioner_of(
-    config: UNetConfig,
-    class_names: Sequence[str] = (),
-    null_label: int | None = None,
-    low_res: int | tuple[int, int] | None = None,
-) -> Conditioner | None:
-    """What conditions a U-Net, by its architecture and what else is known.
-
-    Args:
-        config: The architecture.
-        class_names: Names of its classes.
-        null_label: The label that stands for no class.
-        low_res: Side, or height and width, of the pictures that it enlarges; default: any.
-    """
-    parts: list[Conditioner] = []
-    if config.num_classes is not None:
-        parts.append(Labels(config.num_classes, tuple(class_names), null_label))
-    elif class_names or null_label is not None:
-        raise ValueError("class_names or null_label is given, and the network takes no labels")
-    if config.low_res_channels:
-        h, w = (low_res, low_res) if low_res is None or isinstance(low_res, int) else low_res
-        parts.append(Pictures("low_res", (h, w, config.low_res_channels)))
-    if config.concat_channels:
-        parts.append(Pictures("concat", (*config.size, config.concat_channels)))
-    return conditioners.join(parts)
+    model = registry.MODELS.get(type(config))
+    if model is None:
+        known = ", ".join(network.__name__ for network in registry.MODELS)
+        raise ValueError(
+            f"config is a {type(config).__name__}: it must be a {known}, or a Pretrained or "
+            "Classifier without params"
+        )
+    return model(config, name)
 
 
 def _process(said: Any) -> Process:
@@ -203,7 +173,7 @@ def _check(network: Any, process: Process, conditioner: Conditioner | None) -> N
             f"output channels: it needs {2 * channels} to learn a variance"
         )
     ours = () if conditioner is None else conditioner.gives
-    theirs = conditioner_of(network)
+    theirs = adm.conditioner_of(network)
     wanted = () if theirs is None else theirs.gives
     if set(ours) != set(wanted):
         raise ValueError(
@@ -246,7 +216,7 @@ def _parts_of_flat(card: Card) -> Card:
         found["conditioner"] = registry.describe(Labels(_whole(network, "out_channels"), names))
         return found
     config = registry.build("network", network)
-    conditioner = conditioner_of(config, names, card.get("null_label"), card.get("low_res"))
+    conditioner = adm.conditioner_of(config, names, card.get("null_label"), card.get("low_res"))
     return found | _describe_conditioner(conditioner)
 
 

@@ -20,6 +20,8 @@ from skipjax.weights import adm
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
 ToParams = Callable[..., Any]
+# (config, name) -> a model without params: `weights.adm.model` is one.
+Model = Callable[[Any, str], Any]
 
 KINDS: dict[str, type] = {
     "unet": UNetConfig,
@@ -32,9 +34,12 @@ KINDS: dict[str, type] = {
     "edm": Edm,
 }
 FILES: dict[type, ToParams] = {UNetConfig: adm.to_params, ClassifierConfig: adm.to_params}
+MODELS: dict[type, Model] = {UNetConfig: adm.model, ClassifierConfig: adm.model}
 
 
-def register(kind: str, part: type, to_params: ToParams | None = None) -> None:
+def register(
+    kind: str, part: type, to_params: ToParams | None = None, model: Model | None = None
+) -> None:
     """Makes a kind of part known: a network's config, a conditioner or a codec.
 
     Args:
@@ -43,6 +48,8 @@ def register(kind: str, part: type, to_params: ToParams | None = None) -> None:
             `init(key)` and a field `params`, which a card leaves out.
         to_params: Of a network, from a file's tensors to its params; default: its files are not
             read.
+        model: Of a network, from its config and a name to what it is taken to be where nothing
+            else is known of a file: a Pretrained without params; default: its card says all.
 
     Raises:
         ValueError: If the kind is another part's.
@@ -52,6 +59,8 @@ def register(kind: str, part: type, to_params: ToParams | None = None) -> None:
     KINDS[kind] = part
     if to_params is not None:
         FILES[part] = to_params
+    if model is not None:
+        MODELS[part] = model
 
 
 def kind_of(part: Any) -> str:

@@ -38,7 +38,7 @@ def load(
     where: Placement | None,
     key: str | None = None,
 ) -> Pretrained | Classifier:
-    """Reads a file of guided-diffusion's weights.
+    """Reads a file of somebody's weights.
 
     Args:
         path: The file.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skipjax import schedules
-from skipjax.parameterizations import PARAMETERIZATIONS, Parameterization, Point, edm
+from skipjax.process.parameterizations import PARAMETERIZATIONS, Parameterization, Point, edm
 from skipjax.schedules import Schedule, Variance
 
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {
