@@ -123,7 +123,7 @@ def sample(
     threshold: float | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     progress: bool = False,
     callback: Callback | None = None,
     trajectory: bool = False,
@@ -243,7 +243,7 @@ def _dtype_name(dtype: DTypeLike) -> Literal["float32", "bfloat16"]:
     return name
 
 
-def _devices(devices: Any) -> Sequence[jax.Device] | None:
+def _devices(devices: Any) -> list[Any] | None:
     if devices is None:
         return None
     listed = list(devices) if isinstance(devices, (Sequence, np.ndarray)) else [devices]

@@ -51,7 +51,7 @@ def of(row: Parameterization, network: Callable[[jax.Array, Point], jax.Array]) 
         ValueError: When called, if the output has another shape.
     """
 
-    def denoise(x, point):
+    def denoise(x: jax.Array, point: Point) -> Prediction:
         output, log_variance = _split(network(x, point), x)
         return Prediction(*row.predict(output, x, point), log_variance)
 
@@ -106,7 +106,7 @@ def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
     Without the second half a sampler that uses eps (DDIM) would undo the clipping.
     """
 
-    def clipped(x, point):
+    def clipped(x: jax.Array, point: Point) -> Prediction:
         prediction = denoise(x, point)
         x_0 = jnp.clip(prediction.x_0, low, high)
         return prediction._replace(x_0=x_0, eps=eps_of(x, x_0, point))
@@ -132,7 +132,7 @@ def threshold(
     Source: Saharia et al. 2022 (Imagen, arXiv:2205.11487), section 2.3.
     """
 
-    def thresholded(x, point):
+    def thresholded(x: jax.Array, point: Point) -> Prediction:
         prediction = denoise(x, point)
         picture = tuple(range(1, x.ndim))
         s = jnp.quantile(jnp.abs(prediction.x_0), quantile, axis=picture, keepdims=True)
@@ -202,7 +202,7 @@ def scale_eps(denoise: Denoise, scale: jax.typing.ArrayLike) -> Denoise:
     """
     scale = jnp.asarray(scale, jnp.float32)
 
-    def scaled(x, point):
+    def scaled(x: jax.Array, point: Point) -> Prediction:
         prediction = denoise(x, point)
         k = scale
         if scale.ndim:
@@ -227,7 +227,7 @@ def steered(prediction: Prediction, point: Point, steer: jax.Array | float = 1.0
 
 
 def _read(name: str, network: Function) -> Denoise:
-    def told(x, point):
+    def told(x: jax.Array, point: Point) -> jax.Array:
         return network(x, jnp.broadcast_to(point.t, x.shape[:1]))
 
     return of(PARAMETERIZATIONS[name], told)

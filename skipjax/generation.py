@@ -202,7 +202,7 @@ def denoiser(
         if condition is not None:
             told = {k: v for k, v in condition.items() if k != guide.CLASS} or None
 
-        def network(x, point):
+        def network(x: jax.Array, point: Point) -> jax.Array:
             x, t = process.tell(x, point)
             return model.network.apply(model.params, x, t, told, dtype=jnp.dtype(dtype))
 
@@ -281,7 +281,7 @@ def _log_prob(way: ByClassifier, condition: Condition | None, dtype: DTypeLike) 
     labels = jnp.asarray(labels)
     tell = classifier.process.precondition
 
-    def log_prob(x, t):
+    def log_prob(x: jax.Array, t: jax.Array) -> jax.Array:
         point = Point(t, jnp.ones(()), jnp.ones(()))  # classifiers are told t alone
         logits = classifier.network.apply(
             classifier.params, x, tell.c_noise(point), dtype=jnp.dtype(dtype), remat=way.remat

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from skipjax.conditioners import Condition
 from skipjax.denoisers import Denoise, Prediction
 from skipjax.pretrained import Classifier
-from skipjax.process import Parameterization
+from skipjax.process import Parameterization, Point
 
 LogProb = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> log p(y | x) [B]
 Interval = tuple[jax.Array | float, jax.Array | float]
@@ -85,8 +85,8 @@ def classifier(
     Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithms 1 and 2.
     """
 
-    def guided(x, point):
-        def gradient(x):
+    def guided(x: jax.Array, point: Point) -> Prediction:
+        def gradient(x: jax.Array) -> jax.Array:
             t = jnp.broadcast_to(point.t, x.shape[:1])
             return jax.grad(lambda x: log_prob(x, t).sum())(x)
 
@@ -138,20 +138,20 @@ def classifier_free(
     al. 2024 (arXiv:2305.08891), section 3.4.
     """
 
-    def guided(x, point):
+    def guided(x: jax.Array, point: Point) -> Prediction:
         inside = _inside(point.t, interval)
 
-        def conditional(x):
+        def conditional(x: jax.Array) -> Prediction:
             return denoise(condition)(x, point)
 
-        def mixed(x):
+        def mixed(x: jax.Array) -> Prediction:
             # A sample's two halves lie side by side, so that a batch split over devices stays so.
             both = denoise(jax.tree.map(_interleave, condition, null))(
                 _twice(x), jax.tree.map(_twice, point)
             )
-            wanted, without = (jax.tree.map(lambda a, k=k: a[k::2], both) for k in (0, 1))
+            wanted, without = _every_other(both, 0), _every_other(both, 1)
 
-            def mix(a, b):
+            def mix(a: jax.Array, b: jax.Array) -> jax.Array:
                 mixed = jnp.where(_over(inside, x), b + _over(scale, x) * (a - b), a)
                 if channels is None:
                     return mixed
@@ -204,6 +204,13 @@ def _interleave(a: Any, b: Any) -> jax.Array:
     a = jnp.asarray(a)
     b = jnp.broadcast_to(b, a.shape)
     return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
+
+
+def _every_other(both: Prediction, first: int) -> Prediction:
+    def half(a: jax.Array) -> jax.Array:
+        return a[first::2]
+
+    return jax.tree.map(half, both)
 
 
 def _twice(value: jax.Array) -> jax.Array:

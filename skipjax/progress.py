@@ -29,5 +29,7 @@ def bar(nfe: int) -> Iterator[None]:
 def on_step(i) -> None:
     """What a compiled program tells that row i is done; several devices may say the same."""
     if _shown and (new := int(i) + 1 - _shown[-1].n) > 0:
-        _shown[-1].set_description("sampling", refresh=False)
+        if not _shown[-1].n:
+            _shown[-1].set_description("sampling", refresh=False)
+            _shown[-1].unpause()  # of compiling, which says nothing of the steps to come
         _shown[-1].update(new)

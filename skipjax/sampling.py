@@ -32,6 +32,7 @@ class Step(NamedTuple):
     moved: jax.Array
 
 
+Carry = tuple[jax.Array, tuple[jax.Array, ...]]  # x_i; the K - 1 predictions before, newest first
 # (row i of the plan, its point, x_i [B, ...], keys [B]) -> x_i to go on from, pure.
 Between = Callable[[Plan, Point, jax.Array, jax.Array], jax.Array]
 Callback = Callable[[Any, Any, Any], None]
@@ -126,8 +127,8 @@ def run(
     if first:
         table, noise = _from_row(table, first), None if noise is None else noise[first:]
 
-    def step(carry, row):
-        i, row, z = row
+    def step(carry: Carry, rows: tuple[jax.Array, Plan, jax.Array | None]) -> Any:
+        i, row, z = rows
         x, older = carry
         if between is not None:
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
@@ -179,13 +180,13 @@ def no_history(plan: Plan, x: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def advance(
-    carry: tuple[jax.Array, tuple[jax.Array, ...]],
+    carry: Carry,
     row: Plan,
     i: jax.Array,
     denoise: Denoise,
     keys: jax.Array,
     z: jax.Array | None = None,
-) -> tuple[tuple[jax.Array, tuple[jax.Array, ...]], Prediction]:
+) -> tuple[Carry, Prediction]:
     """A step of `integrate`: calls the network at x_i, and goes on to x_{i+1}.
 
     Args:
@@ -271,6 +272,7 @@ def starting_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def gaussian(keys: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """Independent N(0, I) of one shape for each key, [B, *shape]."""
+
     z = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
     # Fused into what uses it, z may round otherwise in the last bit, from program to program.
     return jax.lax.optimization_barrier(z)

@@ -14,6 +14,7 @@ import skipjax
 from skipjax import cli, plans
 from skipjax.cli import train, tune
 from skipjax.study import command as study_command
+from skipjax.weights import folders
 
 pytestmark = pytest.mark.usefixtures("work", "compiled_in_a_hurry")
 UNET = {"model_channels": 32, "num_res_blocks": 0, "attention_resolutions": []}
@@ -72,6 +73,31 @@ def test_train_saves_the_average_of_what_was_trained(work, capsys, monkeypatch):
     card = json.loads((work / "run/checkpoint/card.json").read_text())
     assert card["data"].startswith("noise.npz: 50 pictures, ")
     assert card["training"]["loss"] == "hybrid" and card["training"]["rate"] == 5e-4
+
+
+@pytest.mark.slow
+def test_a_network_of_other_classes_and_times_is_gone_on_from(work, capsys):
+    net = tiny.model(tiny.config(), schedule="linear", T=2000, rescale_timesteps=True)
+    folders.save(work / "net", net.params, tiny.card(net))
+    rng = np.random.default_rng(1)
+    np.savez(work / "rgb.npz", rng.integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) % 2)
+    line = ["train", "rgb.npz", "--out", "on", "--start", "net", "--steps", "2", "--batch", "8"]
+    cli.main([*line, "--sample-every", "2", "--sample-nfe", "2"])
+    said = capsys.readouterr().err
+    assert "tiny knows 3 labels, and there are 2 here" in said
+    assert "compiling:   0%" in said and "training: 100%" in said
+    on = skipjax.load("on/checkpoint")
+    assert on.process == net.process and on.network.num_classes == 2
+    drawn = skipjax.sample(on, jax.random.key(0), skip=1000, num=2, label=[0, 1])
+    assert np.isfinite(drawn).all() and (work / "on/samples/00000002.png").is_file()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_no_sheet_shows_are_refused_before_training(work, capsys, channels):
+    np.savez(work / "odd.npz", np.zeros((40, 4, 4, channels), np.uint8))
+    said = refused(["train", "odd.npz", "--out", "odd", "--sample-every", 5], capsys)
+    assert f"samples are (4, 4, {channels})" in said and "leave out --sample-every" in said
+    assert not (work / "odd").exists()
 
 
 @pytest.mark.slow

@@ -76,6 +76,8 @@ class Train:
         # Where a disk is full, Orbax logs a thousand lines of what is raised in one.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         pictures = read(self.data, self.size or None, self.mode, self.classes)
+        if self.settings.sample_every:
+            images.check_png(pictures.images.shape[1:], "leave out --sample-every")
         if self.unlabelled:
             pictures = pictures._replace(labels=None, class_names=())
         if self.hold_out:

@@ -57,8 +57,12 @@ def loads(text: str) -> Plan:
         content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"this is no JSON: {error}") from None
-    if not isinstance(content, dict) or content.pop("kind", None) != KIND:
+    if not isinstance(content, dict) or content.get("kind") != KIND:
         raise ValueError('this is no plan: one is an object with "kind": "skipjax plan"')
+    return _plan({name: value for name, value in content.items() if name != "kind"})
+
+
+def _plan(content: dict[str, Any]) -> Plan:
     if (version := content.pop("version", None)) != VERSION:
         raise ValueError(f"the plan is of version {version}, and version {VERSION} is read here")
     space = content.pop("space", None)
@@ -75,7 +79,7 @@ def loads(text: str) -> Plan:
     return Plan(**columns, space=space, origin=origin)
 
 
-def _origin(content: dict) -> Origin | None:
+def _origin(content: dict[str, Any]) -> Origin | None:
     parts = {name: content.pop(name, None) for name in ("method", "schedule", "end")}
     tuned = content.pop("tuned", None)
     if all(part is None for part in (*parts.values(), tuned)):
@@ -89,7 +93,7 @@ def _origin(content: dict) -> Origin | None:
     return Origin(method, level, float(np.asarray(end)), tuned)
 
 
-def _column(content: dict, name: str) -> np.ndarray | None:
+def _column(content: dict[str, Any], name: str) -> np.ndarray | None:
     if name in OPTIONAL and content.get(name) is None:
         content.pop(name, None)
         return None

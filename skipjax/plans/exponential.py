@@ -21,6 +21,7 @@ The SDE of strength eta, 0 for the ODE and 1 for the reverse diffusion, has in x
 """
 
 from math import exp, expm1, factorial, inf, sqrt
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,8 +29,10 @@ from skipjax.plans.path import Level
 from skipjax.plans.plan import Space
 from skipjax.schedules import DATA
 
+Known = TypeVar("Known")
 
-def usable(past: list, t: Level, left: int, lower_order_final: bool) -> list:
+
+def usable(past: list[Known], t: Level, left: int, lower_order_final: bool) -> list[Known]:
     """Which of the newest predictions a multistep method may use to go to level t.
 
     Args:

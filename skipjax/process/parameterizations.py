@@ -31,6 +31,9 @@ class Point(NamedTuple):
     sigma: jax.Array
 
 
+Pair = tuple[jax.Array, jax.Array]
+
+
 class Parameterization(NamedTuple):
     """A row of the table; every array [B, ...] but the point's.
 
@@ -40,7 +43,7 @@ class Parameterization(NamedTuple):
         x_0_anywhere: Whether x_0 follows also where alpha = 0.
     """
 
-    predict: Callable[[jax.Array, jax.Array, Point], tuple[jax.Array, jax.Array]]
+    predict: Callable[[jax.Array, jax.Array, Point], Pair]
     target: Callable[[jax.Array, jax.Array, Point], jax.Array]
     x_0_anywhere: bool = True
 
@@ -50,23 +53,23 @@ def eps_of(x: jax.Array, x_0: jax.Array, point: Point) -> jax.Array:
     return (x - point.alpha * x_0) / point.sigma
 
 
-def _from_eps(eps, x, point):
+def _from_eps(eps: jax.Array, x: jax.Array, point: Point) -> Pair:
     return (x - point.sigma * eps) / point.alpha, eps
 
 
-def _from_x_0(x_0, x, point):
+def _from_x_0(x_0: jax.Array, x: jax.Array, point: Point) -> Pair:
     return x_0, eps_of(x, x_0, point)
 
 
-def _from_score(score, x, point):
+def _from_score(score: jax.Array, x: jax.Array, point: Point) -> Pair:
     return _from_eps(-point.sigma * score, x, point)
 
 
-def _from_v(v, x, point):
+def _from_v(v: jax.Array, x: jax.Array, point: Point) -> Pair:
     return point.alpha * x - point.sigma * v, point.sigma * x + point.alpha * v
 
 
-def _from_velocity(velocity, x, point):
+def _from_velocity(velocity: jax.Array, x: jax.Array, point: Point) -> Pair:
     total = point.alpha + point.sigma
     return (x - point.sigma * velocity) / total, (x + point.alpha * velocity) / total
 
@@ -84,13 +87,13 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
         sigma_data: Standard deviation of the data.
     """
 
-    def predict(F, x, point):
+    def predict(F: jax.Array, x: jax.Array, point: Point) -> Pair:
         power = point.sigma**2 + (point.alpha * sigma_data) ** 2
         root = jnp.sqrt(power)
         x_0 = point.alpha * sigma_data**2 / power * x + point.sigma * sigma_data / root * F
         return x_0, point.sigma / power * x - point.alpha * sigma_data / root * F
 
-    def target(x_0, eps, point):
+    def target(x_0: jax.Array, eps: jax.Array, point: Point) -> jax.Array:
         root = jnp.sqrt(point.sigma**2 + (point.alpha * sigma_data) ** 2)
         return (point.sigma * x_0 - point.alpha * sigma_data**2 * eps) / (sigma_data * root)
 

@@ -134,7 +134,7 @@ class Process:
         return hash(self._content)
 
     @cached_property  # every call of a program asks for it
-    def _content(self) -> tuple:
+    def _content(self) -> tuple[Any, ...]:
         tables = tuple(np.asarray(table).tobytes() for table in self.schedule)
         return (*tables, self.parameterization, self.precondition, self.variance, self.bounds)
 

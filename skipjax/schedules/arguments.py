@@ -48,8 +48,7 @@ def takes_T(function: Callable[Concatenate[int, P], R]) -> Callable[..., R]:
 
     @wraps(function)
     def checked(T: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        if isinstance(T, bool) or not hasattr(T, "__index__"):
-            T = as_schedule(T).T
-        return function(int(T), *args, **kwargs)
+        is_schedule = isinstance(T, bool) or not hasattr(T, "__index__")
+        return function(as_schedule(T).T if is_schedule else int(T), *args, **kwargs)
 
     return checked

@@ -14,7 +14,7 @@ What a level is worth is its log_snr = log(alpha / sigma), half the logarithm of
 over the noise's: the lambda of DPM-Solver (arXiv:2206.00927).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -123,7 +123,7 @@ class Schedule(NamedTuple):
             part = self._part(low, high, near)
         return np.where(at_high, high, np.where(at_low, low, low + part))
 
-    def _joined(self, high):
+    def _joined(self, high: np.ndarray) -> Any:
         """Whether there are levels between time high - 1 and high."""
         return (self.alpha[high] > 0) | (not self.preserves_variance)
 
@@ -133,7 +133,7 @@ class Schedule(NamedTuple):
             f"to zero: keep to {self.T - 2} and below, or to {self.T - 1} itself"
         )
 
-    def _between(self, low, high, part):
+    def _between(self, low: np.ndarray, high: np.ndarray, part: np.ndarray) -> tuple[Any, Any]:
         """alpha and sigma a part of the way from time low to time high."""
         mixed = [(1 - part) * c[low] + part * c[high] for c in (self.alpha, self.sigma)]
         if self.preserves_variance:
@@ -144,7 +144,7 @@ class Schedule(NamedTuple):
             return mixed[0], np.exp(log_sigma)
         return mixed[0], mixed[1]
 
-    def _part(self, low, high, log_snr):
+    def _part(self, low: np.ndarray, high: np.ndarray, log_snr: np.ndarray) -> Any:
         """How far between low and high log(alpha / sigma) is log_snr, 0 .. 1."""
         alpha, sigma = self.alpha, self.sigma
         if self.preserves_variance:

@@ -78,11 +78,16 @@ def fit(
     try:
         if checkpoints.latest is not None:
             state = checkpoints.restore(state)
-        done = int(state.step)
+        done = begun = int(state.step)
         with (
             folder.Log(out, done) as log,
             tqdm(
-                total=run.steps, initial=done, unit="step", mininterval=1, disable=not progress
+                desc="compiling",
+                total=run.steps,
+                initial=done,
+                unit="step",
+                mininterval=1,
+                disable=not progress,
             ) as bar,
         ):
             step, loss = train_step(run, mesh), tables(run)
@@ -91,6 +96,9 @@ def fit(
                 if jax.default_backend() == "cpu":
                     # Steps in flight on several CPU devices can wait for each other for ever.
                     jax.block_until_ready(metrics)
+                if done == begun:
+                    bar.set_description("training", refresh=False)
+                    bar.unpause()  # of compiling, which says nothing of the steps to come
                 log.add(metrics)
                 done += 1
                 bar.update()
