@@ -10,7 +10,7 @@ what the last time is for is said to the plan:
 Solvers in log_snr are made for the second: to the data it is infinitely far. For n calls that end
 at time 0, ask a grid for n + 1 times.
 
-Real grids go from `start`, T-1 by default, to `last`, 0 unless told. Both are in the grid, to the
+Real grids go from `start`, T-1 by default, to `last`, 0 by default. Both are in the grid, to the
 last bit; one time alone is `start`.
 """
 

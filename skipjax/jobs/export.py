@@ -13,7 +13,7 @@ from skipjax.jobs import record, storage
 from skipjax.jobs.formats import Pictures, array_file, png
 from skipjax.jobs.storage import Folder
 
-Form = Literal["npz", "png"]
+Format = Literal["npz", "png"]
 PER_FOLDER = 1000  # PNGs to a folder
 
 
@@ -26,7 +26,7 @@ class Exported(NamedTuple):
 
 def export(
     job: str | Path,
-    form: Form = "npz",
+    form: Format = "npz",
     out: Path | None = None,
     *,
     flat: bool = False,

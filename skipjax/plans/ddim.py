@@ -20,7 +20,7 @@ from skipjax import grids
 from skipjax.checks import whole
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan
-from skipjax.plans.tape import Form, Tape
+from skipjax.plans.tape import Combination, Tape
 from skipjax.schedules import DATA, VARIANCES, Posterior, Schedule, Variance, posterior
 from skipjax.schedules.arguments import takes_schedule
 
@@ -196,7 +196,7 @@ def _known(variance: Variance) -> Variance:
 
 def _drawn(
     tape: Tape, jump: Posterior, before: Posterior | None, variance: Variance, last: bool
-) -> Form:
+) -> Combination:
     """What a draw from q(x_s | x_t, x_0) adds to its mean: noise, and guidance times variance.
 
     The posterior of the last jump has no variance: as in ADM, that of the jump before stands in

@@ -19,7 +19,7 @@ from skipjax.checks import whole
 from skipjax.plans.exponential import Step, usable
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan
-from skipjax.plans.tape import Form, Tape, combine
+from skipjax.plans.tape import Combination, Tape, combine
 from skipjax.schedules import DATA, Schedule
 from skipjax.schedules.arguments import takes_schedule
 
@@ -66,7 +66,7 @@ def deis(
     levels = path(schedule, times, end, fewest=order + 1)
     tape = Tape(schedule, "eps")
     x = tape.start()
-    past: list[tuple[Level, Form]] = []
+    past: list[tuple[Level, Combination]] = []
     for i, (s, t) in enumerate(pairwise(levels)):
         x_s, _, eps = tape.call(x, s)
         past = [(s, eps), *past][: order + 1]

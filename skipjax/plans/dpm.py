@@ -29,7 +29,7 @@ from skipjax.plans.ddim import per_step
 from skipjax.plans.exponential import Step, usable
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan, Space
-from skipjax.plans.tape import Form, Tape
+from skipjax.plans.tape import Combination, Tape
 from skipjax.schedules import DATA, Schedule
 from skipjax.schedules.arguments import takes_schedule
 
@@ -99,7 +99,7 @@ def dpm(
         raise ValueError(f"eta is {eta}, and space 'eps': noise is added in space 'x_0' alone")
     tape = Tape(schedule, space)
     x = tape.start()
-    past: list[tuple[Level, Form]] = []
+    past: list[tuple[Level, Combination]] = []
     for i, (s, t) in enumerate(pairwise(levels)):
         called = tape.call(x, s)
         past = [(s, getattr(called, space)), *past][:order]
@@ -115,10 +115,10 @@ def dpm(
 
 def advance(
     step: Step,
-    points: list[tuple[Level, Form]],
+    points: list[tuple[Level, Combination]],
     solver_type: SolverType = "midpoint",
     compat: Literal["diffusers"] | None = None,
-) -> Form:
+) -> Combination:
     """What a step adds to keep x_s, of the order of as many points as are given.
 
     Args:

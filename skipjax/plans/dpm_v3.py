@@ -36,11 +36,11 @@ from skipjax.checks import whole
 from skipjax.plans.exponential import Step, usable
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan
-from skipjax.plans.tape import Called, Form, Tape, combine
+from skipjax.plans.tape import Called, Combination, Tape, combine
 from skipjax.schedules import DATA, Schedule
 from skipjax.schedules.arguments import takes_schedule
 
-Points = list[tuple[Level, Form]]
+Points = list[tuple[Level, Combination]]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
@@ -167,12 +167,12 @@ class _Course:
                     "times and the end within it"
                 )
 
-    def f(self, level: Level, called: Called) -> Form:
+    def f(self, level: Level, called: Called) -> Combination:
         """(sigma eps - l x) / alpha, of a call."""
         rest = 1 - float(self._at(self._l, level.log_snr))
         return rest / level.alpha * called.x - called.x_0
 
-    def moved(self, base: Form, t: Level, points: Points) -> Form:
+    def moved(self, base: Combination, t: Level, points: Points) -> Combination:
         """Where a step leads from `base`; points are f of some levels, that of s first."""
         s = points[0][0]
         keep, h = t.alpha * exp(-self._sum(self._l, s.log_snr, t.log_snr)), t.log_snr - s.log_snr
@@ -182,7 +182,7 @@ class _Course:
         grown = [exp(-self._sum(self._s, s.log_snr, level.log_snr)) for level, _ in points]
         return keep / s.alpha * base - keep * combine(weights * grown, [f for _, f in points])
 
-    def denoised(self, base: Form, point: tuple[Level, Form]) -> Form:
+    def denoised(self, base: Combination, point: tuple[Level, Combination]) -> Combination:
         """The step to the data."""
         s, f = point
         last = float(self._grid[-1])

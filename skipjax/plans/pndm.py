@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from skipjax.checks import whole
 from skipjax.plans.path import Level, levels, path
 from skipjax.plans.plan import Plan
-from skipjax.plans.tape import Form, Tape, combine
+from skipjax.plans.tape import Combination, Tape, combine
 from skipjax.schedules import DATA, Schedule
 from skipjax.schedules.arguments import takes_schedule
 
@@ -31,7 +31,7 @@ ADAMS_BASHFORTH = (
     np.array([55.0, -59.0, 37.0, -9.0]) / 24,
 )
 # (tape, x_s, eps_s, s, t) -> eps of a step without a past, which may call the network again.
-Start = Callable[[Tape, Form, Form, Level, Level], Form]
+Start = Callable[[Tape, Combination, Combination, Level, Level], Combination]
 
 
 @takes_schedule
@@ -80,7 +80,9 @@ def f_pndm(
         ValueError: If `times` do not fit the schedule, or are fewer than 4.
     """
 
-    def runge_kutta(tape: Tape, x: Form, e_1: Form, s: Level, t: Level) -> Form:
+    def runge_kutta(
+        tape: Tape, x: Combination, e_1: Combination, s: Level, t: Level
+    ) -> Combination:
         t_middle = (s.t + t.t) / 2
         (middle,) = levels(schedule, [np.floor(t_middle) if whole_times else t_middle])
         _, _, e_2 = tape.call(_transfer(x, e_1, s, middle), middle)
@@ -115,7 +117,7 @@ def _adams(
     steps = pairwise(path(schedule, times, end, fewest=order))
     tape = Tape(schedule, "eps")
     x = tape.start()
-    past: list[Form] = []
+    past: list[Combination] = []
     for i, (s, t) in enumerate(steps):
         x_s, _, eps = tape.call(x, s)
         past = [eps, *past][:order]
@@ -127,11 +129,13 @@ def _adams(
     return tape.plan(x, method, end)
 
 
-def _improved_euler(tape: Tape, x: Form, e_1: Form, s: Level, t: Level) -> Form:
+def _improved_euler(
+    tape: Tape, x: Combination, e_1: Combination, s: Level, t: Level
+) -> Combination:
     _, _, e_2 = tape.call(_transfer(x, e_1, s, t), t)
     return (e_1 + e_2) / 2
 
 
-def _transfer(x: Form, eps: Form, s: Level, t: Level) -> Form:
+def _transfer(x: Combination, eps: Combination, s: Level, t: Level) -> Combination:
     ratio = t.alpha / s.alpha
     return ratio * x + (t.sigma - ratio * s.sigma) * eps

@@ -26,7 +26,7 @@ from skipjax.plans.exponential import Step, usable
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan, Space
 from skipjax.plans.pndm import ADAMS_BASHFORTH
-from skipjax.plans.tape import Called, Form, Tape, combine
+from skipjax.plans.tape import Called, Combination, Tape, combine
 from skipjax.plans.unipc import Points, corrected, predicted, through
 from skipjax.schedules import DATA, Schedule
 from skipjax.schedules.arguments import takes_schedule
@@ -133,7 +133,7 @@ class _Step(NamedTuple):
     choice: Choice
     known: list[tuple[Level, Called]]
 
-    def predicted(self, base: Form) -> Form:
+    def predicted(self, base: Combination) -> Combination:
         """Where it leads from the point `base` at s."""
         step, points = Step(self.s, self.t, self.choice.space), self._read(self.known)
         match self.choice:
@@ -145,7 +145,7 @@ class _Step(NamedTuple):
                 added = self._through(step, points)
         return step.keep * base + added
 
-    def corrected(self, base: Form, new: tuple[Level, Called]) -> Form:
+    def corrected(self, base: Combination, new: tuple[Level, Called]) -> Combination:
         """Where it leads, with what the network said at t."""
         step, points = Step(self.s, self.t, self.choice.space), self._read(self.known)
         (there,) = self._read([new])
@@ -161,12 +161,12 @@ class _Step(NamedTuple):
     def _read(self, calls: list[tuple[Level, Called]]) -> Points:
         return [(level, getattr(called, self.choice.space)) for level, called in calls]
 
-    def _even(self, step: Step, table: tuple[np.ndarray, ...], points: Points) -> Form:
+    def _even(self, step: Step, table: tuple[np.ndarray, ...], points: Points) -> Combination:
         """What it adds to keep x_s: DDIM's jump, with a mean of the predictions."""
         factors = table[len(self.known) - 1]
         return step.weight(0) * combine(factors, [m for _, m in points])
 
-    def _through(self, step: Step, points: Points) -> Form:
+    def _through(self, step: Step, points: Points) -> Combination:
         """What it adds to keep x_s: the polynomial through all points, integrated."""
         if self.choice.variable == "log_snr":
             return through(step, points)

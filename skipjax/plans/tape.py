@@ -23,7 +23,7 @@ class Symbol(NamedTuple):
     i: int
 
 
-class Form:
+class Combination:
     """A weighted sum of symbols: what a sampler does arithmetic with while it is recorded."""
 
     # NumPy scalars on the left must leave multiplication to this class.
@@ -32,38 +32,40 @@ class Form:
     def __init__(self, weights: dict[Symbol, float]):
         self.weights = weights
 
-    def __add__(self, other: Form) -> Form:
+    def __add__(self, other: Combination) -> Combination:
         total = dict(self.weights)
         for symbol, weight in other.weights.items():
             total[symbol] = total.get(symbol, 0.0) + weight
-        return Form(total)
+        return Combination(total)
 
-    def __mul__(self, factor: float | np.ndarray) -> Form:
-        return Form({symbol: float(factor) * weight for symbol, weight in self.weights.items()})
+    def __mul__(self, factor: float | np.ndarray) -> Combination:
+        return Combination(
+            {symbol: float(factor) * weight for symbol, weight in self.weights.items()}
+        )
 
     __rmul__ = __mul__
 
-    def __sub__(self, other: Form) -> Form:
+    def __sub__(self, other: Combination) -> Combination:
         return self + other * -1.0
 
-    def __truediv__(self, divisor: float) -> Form:
+    def __truediv__(self, divisor: float) -> Combination:
         return self * (1 / divisor)
 
 
-def combine(weights: Iterable[float], forms: Iterable[Form]) -> Form:
-    """The sum of forms, each times its weight."""
-    total = Form({})
-    for weight, form in zip(weights, forms, strict=True):
-        total += weight * form
+def combine(weights: Iterable[float], terms: Iterable[Combination]) -> Combination:
+    """The sum of terms, each times its weight."""
+    total = Combination({})
+    for weight, term in zip(weights, terms, strict=True):
+        total += weight * term
     return total
 
 
 class Called(NamedTuple):
     """A point at which the network was called, and what it said there, in both readings."""
 
-    x: Form
-    x_0: Form
-    eps: Form
+    x: Combination
+    x_0: Combination
+    eps: Combination
 
 
 class Tape:
@@ -99,16 +101,16 @@ class Tape:
         self._shifted: set[int] = set()  # rows that guidance reaches through the mean
         self._bounds: dict[int, tuple[float, float]] = {}  # of rows with a learned variance
 
-    def start(self) -> Form:
+    def start(self) -> Combination:
         """The noise that sampling starts from."""
-        return Form({Symbol("x", 0): 1.0})
+        return Combination({Symbol("x", 0): 1.0})
 
-    def noise(self) -> Form:
+    def noise(self) -> Combination:
         """Fresh noise, N(0, I)."""
         self._noises += 1
-        return Form({Symbol("z", self._noises - 1): 1.0})
+        return Combination({Symbol("z", self._noises - 1): 1.0})
 
-    def gradient(self) -> Form:
+    def gradient(self) -> Combination:
         """What guides, at the newest call: the scaled gradient of log p(y | x_t).
 
         A step that adds it keeps the prediction as the network said it. All others are guided
@@ -119,7 +121,7 @@ class Tape:
         """
         i = self._newest()
         self._shifted.add(i)
-        return Form({Symbol("g", i): 1.0})
+        return Combination({Symbol("g", i): 1.0})
 
     def learned(self, log_small: float, log_large: float) -> None:
         """Lets the network choose the variance S^2 of the newest call's step, between two bounds.
@@ -131,7 +133,7 @@ class Tape:
         """
         self._bounds[self._newest()] = (log_small, log_large)
 
-    def call(self, x: Form, at: float | Level) -> Called:
+    def call(self, x: Combination, at: float | Level) -> Called:
         """Calls the network at the point x, which stands at the level of a time.
 
         Args:
@@ -154,20 +156,20 @@ class Tape:
                 "on x_0 (ddim, dpmpp, unipc), or start at a lower time"
             )
         self._levels.append((t, alpha, sigma))
-        x, m = Form({Symbol("x", i): 1.0}), Form({Symbol("m", i): 1.0})
+        x, m = Combination({Symbol("x", i): 1.0}), Combination({Symbol("m", i): 1.0})
         if self._space == "x_0":
             return Called(x, x_0=m, eps=(x - alpha * m) / sigma)
         return Called(x, x_0=(x - sigma * m) / alpha, eps=m)
 
-    def since(self, x: Form) -> Form:
+    def since(self, x: Combination) -> Combination:
         """x in terms of the newest point, with older ones eliminated.
 
         A method that carries a point along at which the network is never called (a corrector's)
         rewrites it so after each call, or it would grow with the number of steps.
         """
-        return Form(self._eliminated(x))
+        return Combination(self._eliminated(x))
 
-    def plan(self, x: Form, method: str = "of your own", end: float = DATA) -> Plan:
+    def plan(self, x: Combination, method: str = "of your own", end: float = DATA) -> Plan:
         """The table of the sampler that ends in x.
 
         Args:
@@ -213,7 +215,7 @@ class Tape:
             raise ValueError("guidance and a learned variance belong to a call: none is recorded")
         return len(self._levels) - 1
 
-    def _sum(self, x: Form) -> dict[Symbol, float]:
+    def _sum(self, x: Combination) -> dict[Symbol, float]:
         """x in terms of the newest point, if a row of the table can say it."""
         newest = len(self._levels) - 1
         weights = self._eliminated(x)
@@ -228,7 +230,7 @@ class Tape:
         self._spent = max(noises, default=self._spent - 1) + 1
         return weights
 
-    def _eliminated(self, x: Form) -> dict[Symbol, float]:
+    def _eliminated(self, x: Combination) -> dict[Symbol, float]:
         """x with its older points eliminated: x_{j+1} = keep x_j + rest gives x_j."""
         newest = len(self._levels) - 1
         weights = dict(x.weights)

@@ -15,12 +15,12 @@ from skipjax.checks import whole
 from skipjax.plans.exponential import Step, usable
 from skipjax.plans.path import Level, path
 from skipjax.plans.plan import Plan, Space
-from skipjax.plans.tape import Form, Tape, combine
+from skipjax.plans.tape import Combination, Tape, combine
 from skipjax.schedules import DATA, Schedule
 from skipjax.schedules.arguments import takes_schedule
 
 Variant = Literal["bh1", "bh2"]
-Points = list[tuple[Level, Form]]
+Points = list[tuple[Level, Combination]]
 
 
 @takes_schedule
@@ -89,7 +89,7 @@ def unipc(
     return tape.plan(x, f"unipc_{order}" if corrector else f"unip_{order}", end)
 
 
-def predicted(step: Step, past: Points, variant: Variant = "bh2") -> Form:
+def predicted(step: Step, past: Points, variant: Variant = "bh2") -> Combination:
     """What the predictor adds to keep x_s; the newest of `past` is at s."""
     if len(past) == 2:
         (_, m), (previous, before) = past
@@ -98,7 +98,9 @@ def predicted(step: Step, past: Points, variant: Variant = "bh2") -> Form:
     return through(step, past)
 
 
-def corrected(step: Step, past: Points, new: tuple[Level, Form], variant: Variant = "bh2") -> Form:
+def corrected(
+    step: Step, past: Points, new: tuple[Level, Combination], variant: Variant = "bh2"
+) -> Combination:
     """What the corrector adds to keep x_s; the newest of `past` is at s, and `new` at t."""
     if len(past) == 1:
         (_, m), (_, m_t) = past[0], new
@@ -111,6 +113,6 @@ def _half(step: Step, variant: Variant) -> float:
     return (step.weight(0) if variant == "bh2" else step.slow) / 2
 
 
-def through(step: Step, points: Points) -> Form:
+def through(step: Step, points: Points) -> Combination:
     """The polynomial through all points, integrated exactly."""
     return combine(step.through([level for level, _ in points]), [m for _, m in points])
