@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import skipjax
-from skipjax import Pretrained, Process, plans, schedules
+from skipjax import Pretrained, Process, plans, schedules, tuning
 from skipjax.process import Edm
 
 KEY = jax.random.key(0)
@@ -60,12 +60,9 @@ def test_a_plan_may_say_what_it_starts_from():
 def test_pictures_need_not_be_square(compiled_in_a_hurry):
     model = tiny.model(tiny.config(image_size=(16, 8)))
     assert skipjax.sample(model, KEY, skip=500, num=2).shape == (2, 16, 8, 3)
-    assert skipjax.sample(tiny.pretrained(), KEY, skip=500, num=2, size=(8, 24)).shape == (
-        2,
-        8,
-        24,
-        3,
-    )
+    wide, size = tiny.pretrained(), (8, 24)
+    assert skipjax.sample(wide, KEY, skip=500, num=2, size=size).shape == (2, *size, 3)
+    assert tuning.Problem(model=wide, key=KEY, size=size).shape == (*size, 3)
 
 
 def test_what_is_laid_beside_x_is_a_condition(compiled_in_a_hurry):

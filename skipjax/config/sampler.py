@@ -160,7 +160,7 @@ def resolve(model: Any, config: SampleConfig, sharding: Placement | None = None)
     model = as_model(model)
     dtype = as_dtype(config.dtype)
     plan = plans.choose(model, config)
-    transform, shape = _transform(model, config), _shape(model, config.size)
+    transform, shape = _transform(model, config), diffused_shape(model, config.size)
     guidance = _guidance(model, plan, config, sharding)
     return Sampler(model, plan, guidance, transform, shape, dtype)
 
@@ -182,7 +182,12 @@ def _transform(model: Pretrained, config: SampleConfig) -> Transform:
     return keep_within(None if config.clip is False else bounds)
 
 
-def _shape(model: Pretrained, size: Any) -> tuple[int, ...]:
+def diffused_shape(model: Pretrained, size: Any) -> tuple[int, ...]:
+    """Shape of one sample of what is diffused, for samples of a size; default: the network's own.
+
+    Raises:
+        ValueError: If size is not (height, width), or not one that the codec can do.
+    """
     if size is None:
         return model.shape
     whole = is_numeric(size, (2,)) and all(int(side) == side and side > 0 for side in size)

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from skipjax import sharding
 from skipjax.checks import whole
 from skipjax.conditioners.labels import Label
-from skipjax.config import SampleConfig, as_dtype, as_key, as_model, resolve
+from skipjax.config import SampleConfig, as_dtype, as_key, as_model, diffused_shape, resolve
 from skipjax.config.plans import fit
 from skipjax.denoisers import Denoise, Transform
 from skipjax.generation import denoiser, prior
@@ -74,7 +74,7 @@ class Problem(SampleConfig):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample of what is diffused."""
-        return self.model.shape
+        return diffused_shape(self.model, self.size)
 
     def check(self) -> None:
         """Refuses what cannot be tuned for.
