@@ -127,9 +127,9 @@ class Train:
         own: dict[str, Any] = {"schedule": schedule, "T": process.schedule.T}
         own |= {"prediction": process.parameterization, "bounds": process.bounds}
         own |= {"precondition": process.precondition}
-        if isinstance(network, UNetConfig):
-            size, labels = pictures.images.shape[1:3], self._num_labels(pictures)
-            network = dataclasses.replace(network, image_size=tuple(size), num_classes=labels)
+        if hasattr(network, "of_pictures"):
+            height, width = pictures.images.shape[1:3]
+            network = network.of_pictures((height, width), self._num_labels(pictures))
             learned = network.out_channels == 2 * network.shape[-1]
             if learned and self.settings.loss not in LEARN_VARIANCE:
                 own["loss"] = "hybrid"

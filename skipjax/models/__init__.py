@@ -7,3 +7,5 @@ from skipjax.models.networks import network as network
 from skipjax.models.networks import param_shapes as param_shapes
 from skipjax.models.unet import UNet as UNet
 from skipjax.models.unet import UNetConfig as UNetConfig
+from skipjax.models.unet2d import UNet2D as UNet2D
+from skipjax.models.unet2d import UNet2DConfig as UNet2DConfig

@@ -1,10 +1,13 @@
-"""The parts of ADM's networks (Dhariwal & Nichol 2021, arXiv:2105.05233, section 3).
+"""The parts of U-Nets, as ADM has them (Dhariwal & Nichol 2021, arXiv:2105.05233, section 3).
 
 Arrays are NHWC. Blocks compute in `dtype`; group norms, softmax and embeddings in float32. Params
 may be of any float dtype: each is cast to what it is computed in.
 Submodules carry guided-diffusion's names with `.` written as `_`, so that a parameter can be
-found under the same name in a released checkpoint and here.
+found under the same name in a released checkpoint and here. What diffusers builds otherwise
+carries diffusers' names.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +16,20 @@ from flax import linen as nn
 
 from skipjax.models.attention import attention
 from skipjax.models.config import GROUPS
-from skipjax.models.conv import Conv
+from skipjax.models.conv import Conv, Padding
 
 
-def timestep_embedding(t: jax.Array, channels: int) -> jax.Array:
-    """Sinusoids of the time, [cos(t f_i), sin(t f_i)] with f_i = 10000^(-i / (channels // 2)).
+def timestep_embedding(
+    t: jax.Array, channels: int, freq_shift: float = 0.0, sine_first: bool = False
+) -> jax.Array:
+    """Sinusoids of the time, [cos(t f_i), sin(t f_i)] with f_i = 10000^(-i / (n - freq_shift))
+    and n = channels // 2.
 
     Args:
         t: Times, [B], float, may be fractional.
         channels: Width of the result; an odd one ends in a column of zeros.
+        freq_shift: 0 in ADM; 1 in DDPM, where the last frequency is 1 / 10000.
+        sine_first: Whether it is [sin, cos], as in DDPM.
 
     Returns:
         float32 [B, channels].
@@ -29,10 +37,12 @@ def timestep_embedding(t: jax.Array, channels: int) -> jax.Array:
     half = channels // 2
     # On the host, and rounded where guided-diffusion rounds: at t = 999 the last bit of a
     # frequency is 6e-5 of an angle, and compilers do not agree on it.
-    exponent = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    exponent = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32)
+    exponent /= np.float32(half - freq_shift)
     frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angle = t.astype(jnp.float32)[:, None] * frequency[None, :]
-    embedding = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    waves = [jnp.cos(angle), jnp.sin(angle)]
+    embedding = jnp.concatenate(waves[::-1] if sine_first else waves, axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, channels % 2)))
 
 
@@ -57,10 +67,20 @@ def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 RESAMPLE = {"none": lambda x: x, "up": upsample, "down": downsample}
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "mish": jax.nn.mish,
+    "gelu": partial(nn.gelu, approximate=False),
+    "relu": nn.relu,
+}
 
 
 class GroupNorm(nn.Module):
-    """32 groups, epsilon 1e-5, in float32 whatever comes in; the result has the dtype of x."""
+    """In float32 whatever comes in; the result has the dtype of x."""
+
+    groups: int = GROUPS
+    eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -69,49 +89,58 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         scale, bias = scale.astype(jnp.float32), bias.astype(jnp.float32)
         h = x.astype(jnp.float32).reshape(batch[0], -1, channels)
+        width = channels // self.groups
 
         # Pixels are summed before the channels of a group: the large reduction then runs over
         # contiguous channels, several times faster on a CPU than over [pixels, group] at once.
         def mean(h):
-            groups = h.mean(axis=1).reshape(-1, GROUPS, channels // GROUPS).mean(axis=-1)
-            return jnp.repeat(groups, channels // GROUPS, axis=-1)[:, None, :]
+            groups = h.mean(axis=1).reshape(-1, self.groups, width).mean(axis=-1)
+            return jnp.repeat(groups, width, axis=-1)[:, None, :]
 
         h = h - mean(h)
-        gain = jax.lax.rsqrt(mean(jnp.square(h)) + 1e-5) * scale[None, None, :]
+        gain = jax.lax.rsqrt(mean(jnp.square(h)) + self.eps) * scale[None, None, :]
         return (h * gain + bias[None, None, :]).reshape(x.shape).astype(x.dtype)
 
 
 class ResBlock(nn.Module):
-    """norm, SiLU, [resample], conv; embedding; norm, SiLU, dropout, conv; plus a skip path."""
+    """norm, SiLU, [resample], conv; embedding; norm, SiLU, dropout, conv; plus a skip path.
+
+    diffusers' ResnetBlock2D is the same with other numbers: another activation than SiLU, other
+    norms, and a sum that is divided by `divisor`.
+    """
 
     channels: int
     dropout: float = 0.0  # 0 where the network is not being trained
     scale_shift: bool = False
     resample: str = "none"
     dtype: jnp.dtype = jnp.float32
+    groups: int = GROUPS
+    eps: float = 1e-5
+    activation: str = "silu"
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
-        resample = RESAMPLE[self.resample]
-        h = nn.silu(GroupNorm(name="in_layers_0")(x))
+        resample, activation = RESAMPLE[self.resample], ACTIVATIONS[self.activation]
+        h = activation(GroupNorm(self.groups, self.eps, name="in_layers_0")(x))
         h, x = resample(h), resample(x)
         h = Conv(self.channels, dtype=self.dtype, name="in_layers_2")(h)
 
         width = 2 * self.channels if self.scale_shift else self.channels
-        emb = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(nn.silu(emb))
+        emb = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
         emb = emb.astype(h.dtype)[:, None, None, :]
-        norm = GroupNorm(name="out_layers_0")
+        norm = GroupNorm(self.groups, self.eps, name="out_layers_0")
         if self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + emb)
-        h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
+        h = nn.Dropout(self.dropout, deterministic=False)(activation(h))
         zeros = nn.initializers.zeros
         h = Conv(self.channels, dtype=self.dtype, kernel_init=zeros, name="out_layers_3")(h)
         if x.shape[-1] != self.channels:
             x = Conv(self.channels, 1, dtype=self.dtype, name="skip_connection")(x)
-        return x + h
+        return (x + h) / self.divisor
 
 
 class AttentionBlock(nn.Module):
@@ -140,17 +169,87 @@ class AttentionBlock(nn.Module):
         return x + y.reshape(x.shape)
 
 
+class Attention(nn.Module):
+    """Self-attention over the pixels with a residual path, as diffusers has it.
+
+    Args:
+        heads: Number of heads.
+        width: Channels of a head; all heads together may be narrower than x.
+        groups: Of the norm before it; None for none.
+        eps: Of the norm.
+        divisor: Of the sum.
+        dtype: What it computes in.
+    """
+
+    heads: int
+    width: int
+    groups: int | None = GROUPS
+    eps: float = 1e-5
+    divisor: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        y = x if self.groups is None else GroupNorm(self.groups, self.eps, name="group_norm")(x)
+        y = y.reshape(b, h * w, c)
+        inner = self.heads * self.width
+        q, k, v = (
+            nn.Dense(inner, dtype=self.dtype, name=name)(y).reshape(b, h * w, self.heads, -1)
+            for name in ("to_q", "to_k", "to_v")
+        )
+        y = attention(q, k, v).reshape(b, h * w, inner)
+        zeros = nn.initializers.zeros
+        y = nn.Dense(c, dtype=self.dtype, kernel_init=zeros, name="to_out_0")(y)
+        return (x + y.reshape(x.shape)) / self.divisor
+
+
+class Fourier(nn.Module):
+    """Random frequencies of the time, [sin(2 pi w log t), cos(2 pi w log t)], [B, 2 channels].
+
+    Source: Song et al. 2021 (arXiv:2011.13456), appendix G. The frequencies are not learned.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        w = self.param("weight", nn.initializers.normal(16.0), (self.channels,))
+        w = jax.lax.stop_gradient(w.astype(jnp.float32))
+        angle = jnp.log(t.astype(jnp.float32))[:, None] * w[None, :] * 2 * np.float32(np.pi)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Linear, SiLU, linear, in float32 and in diffusers' names; to [B, channels]."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nn.Dense(self.channels, dtype=jnp.float32, name="linear_1")(x)
+        return nn.Dense(self.channels, dtype=jnp.float32, name="linear_2")(nn.silu(h))
+
+
 class Downsample(nn.Module):
-    """Half the side: a strided convolution, or the mean of 2 x 2 squares."""
+    """Half the side: a strided convolution, or the mean of 2 x 2 squares.
+
+    Args:
+        conv: Which of them.
+        dtype: What it computes in.
+        padding: Of the convolution, as in `conv.convolve`.
+    """
 
     conv: bool = True
     dtype: jnp.dtype = jnp.float32
+    padding: Padding | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if not self.conv:
             return downsample(x)
-        return Conv(x.shape[-1], stride=2, dtype=self.dtype, name="op")(x)
+        strided = Conv(x.shape[-1], stride=2, padding=self.padding, dtype=self.dtype, name="op")
+        return strided(x)
 
 
 class Upsample(nn.Module):

@@ -20,9 +20,13 @@ PIXELS = 1024  # at most, or one row of tiles
 NARROW = 64  # channels, below which XLA's convolution wins
 FEW = 1024  # pixels, below which transforming the kernel costs more than it saves
 
+Padding = tuple[int, int]
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolution with zeros around the picture, as many on either side.
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding | None = None
+) -> jax.Array:
+    """Convolution with zeros around the picture.
 
     Flax's "SAME" puts fewer in front where the stride is 2 and the side even; PyTorch does not.
 
@@ -30,16 +34,18 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         x: Pictures, [B, H, W, I].
         kernel: Weights, [h, w, I, O], h and w odd, of the dtype of x.
         stride: Pixels from one application of the kernel to the next.
+        padding: Zeros before and after, along the height and the width alike. Default: as many on
+            either side as keep the size where the stride is 1.
 
     Returns:
-        [B, ceil(H / stride), ceil(W / stride), O] of the dtype of x.
+        [B, ceil(H / stride), ceil(W / stride), O] of the dtype of x, by default.
     """
-    suits = stride == 1 and min(kernel.shape[2:]) >= NARROW and x.size
+    suits = stride == 1 and padding is None and min(kernel.shape[2:]) >= NARROW and x.size
     if suits and x.dtype in (jnp.float32, jnp.bfloat16) and default_device().platform == "cpu":
         wide = kernel.shape[:2] == (3, 3)
         if kernel.shape[:2] == (1, 1) or wide and (x.dtype == jnp.bfloat16 or _few(x) or _even(x)):
             return _by_products(x, kernel)
-    return _by_xla(x, kernel, stride)
+    return _by_xla(x, kernel, stride, padding)
 
 
 def _few(x: jax.Array) -> bool:
@@ -50,14 +56,16 @@ def _even(x: jax.Array) -> bool:
     return x.shape[1] % 2 == x.shape[2] % 2 == 0
 
 
-def _by_xla(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def _by_xla(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding | None = None
+) -> jax.Array:
     h, w, _, _ = kernel.shape
     # Sums of half-precision products are float32 without asking, and rounded once at the end.
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=((h // 2, h // 2), (w // 2, w // 2)),
+        padding=((h // 2, h // 2), (w // 2, w // 2)) if padding is None else 2 * (padding,),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -188,6 +196,7 @@ class Conv(nn.Module):
         channels: Channels of the result.
         size: Side of the kernel, odd.
         stride: 1, or 2 to halve height and width.
+        padding: As in `convolve`.
         dtype: What it computes in, and gives; params are cast to it.
         kernel_init: Initialiser of the kernel.
     """
@@ -196,6 +205,7 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     dtype: jnp.dtype = jnp.float32
+    padding: Padding | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -204,4 +214,4 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
-        return convolve(x, kernel, self.stride) + bias[None, None, None, :]
+        return convolve(x, kernel, self.stride, self.padding) + bias[None, None, None, :]

@@ -1,6 +1,7 @@
 """The half that the U-Net and the classifier have in common: time in, levels down, middle."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,8 +87,12 @@ class Encoder:
         return block(heads, config.use_new_attention_order, self.dtype, name=name)(h)
 
 
-def check_pictures(config: EncoderConfig, x: jax.Array) -> None:
+def check_pictures(config: Any, x: jax.Array) -> None:
     """Checks that x is [B, H, W, C] with sizes that the network can take.
+
+    Args:
+        config: With `in_channels`, and the `factor` by which the sizes must divide.
+        x: The pictures.
 
     Raises:
         ValueError: If it is not; says what it is and what it must be.
@@ -99,5 +104,21 @@ def check_pictures(config: EncoderConfig, x: jax.Array) -> None:
     if x.shape[1] % config.factor or x.shape[2] % config.factor:
         raise ValueError(
             f"x is {x.shape[1]} x {x.shape[2]} pixels: height and width must be multiples of "
-            f"{config.factor} for the {len(config.channel_mult)} levels of the network"
+            f"{config.factor} for the {config.factor.bit_length()} levels of the network"
         )
+
+
+def beside(x: jax.Array, concat: jax.Array | None) -> jax.Array:
+    """x [B, H, W, C] with a condition [B, H, W, C'] on further channels, if there is one.
+
+    Raises:
+        ValueError: If it is of another batch or size.
+    """
+    if concat is None:
+        return x
+    if concat.shape[:3] != x.shape[:3]:
+        raise ValueError(
+            f"concat is {list(concat.shape)}: it must be of the batch and size of x, "
+            f"{list(x.shape)}"
+        )
+    return jnp.concatenate([x, concat.astype(x.dtype)], axis=-1)

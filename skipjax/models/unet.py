@@ -1,6 +1,6 @@
 """ADM's U-Net (Dhariwal & Nichol 2021, arXiv:2105.05233), as guided-diffusion builds it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from skipjax.models.blocks import GroupNorm, Upsample, enlarge
 from skipjax.models.config import EncoderConfig, evaluate
 from skipjax.models.conv import Conv
-from skipjax.models.encoder import Encoder, check_pictures, embed_time
+from skipjax.models.encoder import Encoder, beside, check_pictures, embed_time
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,10 @@ class UNetConfig(EncoderConfig):
             )
         return evaluate(self.module(dtype, remat), params, (x, t, *told), dropout)
 
+    def of_pictures(self, size: tuple[int, int], num_classes: int | None) -> "UNetConfig":
+        """The same for pictures of another size, and so many labels."""
+        return replace(self, image_size=size, num_classes=num_classes)
+
     def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
         """The Flax module."""
         return UNet(self, jnp.dtype(dtype), remat)
@@ -154,25 +158,19 @@ class UNet(nn.Module):
             ValueError: If y or low_res is missing, not wanted, or of a shape that does not fit.
         """
         config = self.config
-        if concat is not None:
-            if concat.shape[:3] != x.shape[:3]:
-                raise ValueError(
-                    f"concat is {list(concat.shape)}: it must be of the batch and size of x, "
-                    f"{list(x.shape)}"
-                )
-            x = jnp.concatenate([x, concat.astype(x.dtype)], axis=-1)
-        elif config.concat_channels:
+        if concat is None and config.concat_channels:
             raise ValueError(
                 f"the network sees {config.concat_channels} channels beside x, and concat is "
                 "missing"
             )
+        x = beside(x, concat)
         check_pictures(config, x)
         if (y is None) != (config.num_classes is None):
             kind = "unconditional" if config.num_classes is None else "class-conditional"
             raise ValueError(
                 f"the network is {kind}, and y is {'missing' if y is None else 'given'}"
             )
-        x = _beside(x, low_res, config.low_res_channels)
+        x = _enlarged_beside(x, low_res, config.low_res_channels)
 
         emb = embed_time(config, t)
         if y is not None and config.num_classes is not None:
@@ -208,7 +206,7 @@ class UNet(nn.Module):
         return Conv(config.out_channels, kernel_init=nn.initializers.zeros, name="out_2")(h)
 
 
-def _beside(x: jax.Array, low_res: jax.Array | None, channels: int) -> jax.Array:
+def _enlarged_beside(x: jax.Array, low_res: jax.Array | None, channels: int) -> jax.Array:
     """x with the low-resolution picture, enlarged to its size, on further channels."""
     if low_res is None:
         if channels:

@@ -162,6 +162,7 @@ def fitting(start: Pretrained, run: Run) -> optax.Params:
     """
     ours, theirs = registry.describe(run.network), registry.describe(start.network)
     other = {"num_classes", "image_size", "dropout"}  # which fit whatever they are
+    other |= {"num_class_embeds", "sample_size"}
     faults = [
         f"{k} is {theirs.get(k)}, not {ours[k]}"
         for k in ours
@@ -169,7 +170,8 @@ def fitting(start: Pretrained, run: Run) -> optax.Params:
     ]
     if faults:
         raise ValueError(f"{start.name} is another network: its {'; '.join(faults)}")
-    if ours.get("num_classes") == theirs.get("num_classes"):
+    labels = run.num_labels, getattr(start.network, "num_classes", None)
+    if labels[0] == labels[1]:
         return start.params
     kept: dict[str, Any] = dict(start.params)
     drawn: Any = init(run).params
@@ -177,8 +179,8 @@ def fitting(start: Pretrained, run: Run) -> optax.Params:
         if jax.tree.map(jnp.shape, drawn[name]) != jax.tree.map(jnp.shape, kept.get(name)):
             kept[name] = drawn[name]
     warnings.warn(
-        f"{start.name} knows {theirs.get('num_classes') or 'no'} labels, and there are "
-        f"{ours.get('num_classes') or 'none'} here: what takes them is learned anew",
+        f"{start.name} knows {labels[1] or 'no'} labels, and there are "
+        f"{labels[0] or 'none'} here: what takes them is learned anew",
         stacklevel=2,
     )
     return {name: kept[name] for name in drawn}

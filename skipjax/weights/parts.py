@@ -163,28 +163,27 @@ def _conditioner(said: Any) -> Conditioner | None:
 
 
 def _check(network: Any, process: Process, conditioner: Conditioner | None) -> None:
-    """What the parts of ADM's family must agree in."""
-    if not isinstance(network, UNetConfig):
-        return
-    channels = network.shape[-1]
-    if process.learns_variance and network.out_channels != 2 * channels:
+    """What the parts must agree in."""
+    channels, says = network.shape[-1], getattr(network, "out_channels", None)
+    if process.learns_variance and says is not None and says != 2 * channels:
         raise ValueError(
-            f"variance is {process.variance!r}, and the network has {network.out_channels} "
-            f"output channels: it needs {2 * channels} to learn a variance"
+            f"variance is {process.variance!r}, and the network has {says} output channels: it "
+            f"needs {2 * channels} to learn a variance"
         )
-    ours = () if conditioner is None else conditioner.gives
-    theirs = adm.conditioner_of(network)
-    wanted = () if theirs is None else theirs.gives
-    if set(ours) != set(wanted):
-        raise ValueError(
-            f"conditioner gives {', '.join(ours) or 'nothing'}, and the network takes "
-            f"{', '.join(wanted) or 'nothing'}"
-        )
+    if isinstance(network, UNetConfig):
+        ours = () if conditioner is None else conditioner.gives
+        theirs = adm.conditioner_of(network)
+        wanted = () if theirs is None else theirs.gives
+        if set(ours) != set(wanted):
+            raise ValueError(
+                f"conditioner gives {', '.join(ours) or 'nothing'}, and the network takes "
+                f"{', '.join(wanted) or 'nothing'}"
+            )
     labels = conditioners.part(conditioner, Labels)
-    if labels is not None and labels.num_classes != network.num_classes:
+    number = getattr(network, "num_classes", None)
+    if labels is not None and number is not None and labels.num_classes != number:
         raise ValueError(
-            f"conditioner has {labels.num_classes} labels, and the network num_classes = "
-            f"{network.num_classes}"
+            f"conditioner has {labels.num_classes} labels, and the network num_classes = {number}"
         )
 
 
