@@ -27,6 +27,7 @@ from skipjax.generation import generate as generate
 from skipjax.pretrained import Classifier as Classifier
 from skipjax.pretrained import Pretrained as Pretrained
 from skipjax.process import Process as Process
+from skipjax.relay import relay as relay
 from skipjax.sampling import integrate as integrate
 from skipjax.tuning import tune as tune
 

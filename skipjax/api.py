@@ -140,7 +140,7 @@ def sample(
             axes that no weight is split over.
         key: From `jax.random.key`.
         skip: Stride over the T training times, 1 .. T; the network is called ceil(T / skip) times.
-            Default: 20.
+            Default: 20; of a consistency model one call, and no skip.
         cutoff: Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T.
             Default: 0.
         num: How many samples, with ids 0 .. num-1. Default: as many as `low_res`, labels or
@@ -164,7 +164,7 @@ def sample(
             how many times its grid has, or one of ADM's strings.
         nfe: Network calls, instead of `skip` and `steps`: of the plan that is named; or of one
             that was tuned for the checkpoint and comes with it, where there is one, and of
-            dpmpp_2m otherwise.
+            dpmpp_2m otherwise; of a consistency model, of `plans.consistency` on Karras's times.
         eta: Noise of DDIM, 0 .. 1, on the times that `skip` or `steps` gives.
         variance: Of the noise in skipped-step and ADM's sampling: "small", "large",
             "learned_range", "learned". Default: what the network was made for.

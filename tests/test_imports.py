@@ -35,13 +35,14 @@ MAY_IMPORT = {
     "weights": WORLD | PARTS | {"files", "sharding"},
     "config": WORLD | PARTS | SAMPLERS | {"guidance", "generation", "sharding", "weights"},
     "api": BELOW_API,
+    "relay": BELOW_API,
     "jobs": BELOW_API | {"api"},
     "evaluation": SAMPLERS,
     "training": WORLD | PARTS | {"files", "identity", "sharding", "weights"},
     "tuning": BELOW_API | {"evaluation"},
     "study": BELOW_API | {"training", "evaluation"},
     "cli": BELOW_API | {"api", "jobs", "evaluation", "training", "study", "tuning"},
-    "__init__": BELOW_API | {"api", "adaptive", "jobs", "tuning"},
+    "__init__": BELOW_API | {"api", "relay", "adaptive", "jobs", "tuning"},
 }
 # Packages that one part of the package keeps from the others.
 ONLY = {"flax.linen": "models", "orbax": "weights", "optax": "training"}

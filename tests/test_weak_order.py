@@ -14,6 +14,7 @@ from skipjax.plans import METHODS
 SCHEDULE = schedules.linear()
 END = 20
 TARGET = Gaussian([0.7, -0.4], [[0.3, 0.1], [0.1, 0.05]])
+SOLVERS = [name for name in NOISY if METHODS[name].order]
 FEW, MANY = (192, 384), (192, 384, 768, 1536)
 
 
@@ -51,7 +52,7 @@ def errors(write, rate, num, start=SCHEDULE.T - 1):
 # Name, plan, rate of noise, order. DDIM's eta is a share of the standard deviation, and that of
 # the SDE solvers one of the rate itself.
 CASES = {
-    **{name: (METHODS[name].write, 1, METHODS[name].order) for name in NOISY},
+    **{name: (METHODS[name].write, 1, METHODS[name].order) for name in SOLVERS},
     "ddim 1": (partial(plans.ddim, eta=1), 1, 1),
     "ddim 0.5": (partial(plans.ddim, eta=0.5), 0.25, 1),
     "euler_ancestral 0.5": (partial(plans.euler_ancestral, eta=0.5), 0.25, 1),

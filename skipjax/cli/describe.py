@@ -32,9 +32,9 @@ class Plans:
         for row in rows:
             print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
         print(
-            "\nOrder of convergence, weak where there is noise. NFE: network calls for N times in "
-            "the grid.\nK: predictions that a step looks back at. Skipped-step sampling joined "
-            "with DDIM: --skip and --cutoff."
+            "\nOrder of convergence, weak where there is noise, 0 of what is no solver. NFE: "
+            "network calls for N\ntimes in the grid. K: predictions that a step looks back at. "
+            "Skipped-step sampling joined with DDIM:\n--skip and --cutoff."
         )
 
 

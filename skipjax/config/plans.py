@@ -47,6 +47,9 @@ def choose(model: Pretrained, config: SampleConfig) -> Plan:
     if config.steps is not None:
         _alone(config, "steps is given", "skip", "cutoff")
         return fit(model, plans.respaced(model.schedule, _respacing(config.steps), variance))
+    asked = config.skip, config.cutoff, config.variance
+    if _goes_at_once(model) and asked == (None, None, None):
+        return fit(model, _few_calls(model, 1))
     skip = SKIP if config.skip is None else config.skip
     cutoff = CUTOFF if config.cutoff is None else config.cutoff
     return fit(model, plans.skipped(model.schedule, skip, cutoff, variance))
@@ -126,7 +129,22 @@ def _with_nfe(model: Pretrained, config: SampleConfig, plan: Plan | str | None) 
     path = shipped.plans(model).get(nfe) if plan is None else None
     if path is not None:
         return Plan.from_json(path.read_text(encoding="utf-8"))
+    if plan is None and config.grid is None:
+        return _few_calls(model, nfe)
     return plans.with_nfe(plan or FEW_CALLS, model.schedule, nfe, config.grid or "trailing")
+
+
+def _few_calls(model: Pretrained, nfe: int) -> Plan:
+    """What to do in so many calls, where nothing else is said."""
+    if not _goes_at_once(model):
+        return plans.with_nfe(FEW_CALLS, model.schedule, nfe)
+    times = grids.karras(model.schedule, nfe + 1)
+    return plans.consistency(model.schedule, times[:-1])
+
+
+def _goes_at_once(model: Pretrained) -> bool:
+    """Whether a network takes x to the data in one call."""
+    return model.process.parameterization == "consistency"
 
 
 def _times(model: Pretrained, config: SampleConfig) -> np.ndarray:

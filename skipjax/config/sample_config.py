@@ -18,7 +18,7 @@ class SampleConfig:
 
     skip: int | None = None
     """Stride over the T training times, 1 .. T: of 1000, 20 leaves 50 network calls. Default:
-    20."""
+    20; of a consistency model none, and one call."""
     cutoff: int | None = None
     """Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T. Default: 0."""
     steps: str | int | None = None
@@ -27,7 +27,8 @@ class SampleConfig:
     grid has, or one of these strings."""
     nfe: int | None = None
     """Network calls, instead of skip and steps: of the plan that is named; or of one that was
-    tuned for the checkpoint and comes with it, where there is one, and of dpmpp_2m otherwise."""
+    tuned for the checkpoint and comes with it, where there is one, and of dpmpp_2m otherwise; of
+    a consistency model, of its own."""
     eta: float | None = None
     """Of DDIM, noise in 0 .. 1: 0 is DDIM, 1 skipped-step. With plan ddim, or none."""
     variance: Literal["small", "large", "learned_range", "learned"] | None = None

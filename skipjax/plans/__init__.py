@@ -16,9 +16,11 @@ from skipjax.plans.catalogue import dpmpp_3m as dpmpp_3m
 from skipjax.plans.catalogue import dpmpp_3m_sde as dpmpp_3m_sde
 from skipjax.plans.catalogue import dpmpp_3s as dpmpp_3s
 from skipjax.plans.catalogue import method_name as method_name
+from skipjax.plans.catalogue import split as split
 from skipjax.plans.catalogue import times_for as times_for
 from skipjax.plans.catalogue import with_nfe as with_nfe
 from skipjax.plans.catalogue import write as write
+from skipjax.plans.consistency import consistency as consistency
 from skipjax.plans.ddim import ddim as ddim
 from skipjax.plans.ddim import ddpm as ddpm
 from skipjax.plans.ddim import hybrid as hybrid

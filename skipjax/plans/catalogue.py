@@ -6,10 +6,12 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from skipjax import grids
 from skipjax.checks import whole
+from skipjax.plans.consistency import consistency
 from skipjax.plans.ddim import ddim, ddpm
 from skipjax.plans.deis import Variable, deis
 from skipjax.plans.dpm import dpm
@@ -28,7 +30,7 @@ class Method(NamedTuple):
     Attributes:
         write: (schedule, times, *, end) -> Plan.
         order: Order of convergence, on a grid that is even in log_snr, begins in nearly pure noise
-            and ends before the data; weak where it adds noise.
+            and ends before the data; weak where it adds noise; 0 for one that is no solver.
         calls: Network calls of a step.
         more: Calls for N times, beyond `calls` N, where the picture ends at the data.
         fewest: Fewest times it can do with.
@@ -143,6 +145,7 @@ METHODS: dict[str, Method] = {
     "s_pndm": Method(s_pndm, 2, "S-PNDM", more=1, fewest=2),
     "f_pndm": Method(f_pndm, 2, "F-PNDM, 4 of eps after 3 Runge-Kutta steps", more=9, fewest=4),
     "plms": Method(plms, 2, "PLMS, as Stable Diffusion has it", more=1, fewest=4),
+    "consistency": Method(consistency, 0, "consistency models: to the data and back up"),
 }
 
 
@@ -160,6 +163,40 @@ def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA)
     """
     name = method_name(name)
     return METHODS[name].write(schedule, times, end=end).named(name)
+
+
+def split(
+    schedule: Schedule,
+    times: ArrayLike,
+    cutoff: float,
+    above: str = "skipped",
+    below: str = "consistency",
+    *,
+    end: float = DATA,
+) -> tuple[Plan, Plan]:
+    """One method for the steps that start at t >= cutoff, another for those below: two plans, the
+    second of which begins where the first ends, for `relay` to run with a network each.
+
+    Args:
+        schedule: The forward process.
+        times: Where steps begin, [N], strictly decreasing, in 0 .. T-1, real or whole.
+        cutoff: Between the first and the last of them.
+        above: Method of the first plan, one of `METHODS`.
+        below: Method of the second.
+        end: Where the picture stands: a time below the last, or the data.
+
+    Raises:
+        ValueError: As `write`, and if there is no step above the cutoff, or none below.
+    """
+    times = np.asarray(times)
+    num = int(np.sum(times >= cutoff))
+    if not 0 < num < times.size:
+        raise ValueError(
+            f"cutoff is {cutoff}: some of the times must be from there on, and some below, got "
+            f"{times.tolist()}"
+        )
+    first = write(above, schedule, times[:num], end=times[num])
+    return first, write(below, schedule, times[num:], end=end)
 
 
 def times_for(name: str, nfe: int) -> int:
@@ -188,6 +225,7 @@ ALIASES = {
     "dpmsolverpp": "dpmpp_2m",
     "dpmsolver": "dpm_2m",
     "dpmppsde": "dpmpp_1_sde",
+    "lcm": "consistency",
 }
 
 

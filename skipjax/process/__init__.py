@@ -3,6 +3,7 @@
 from skipjax.process.parameterizations import PARAMETERIZATIONS as PARAMETERIZATIONS
 from skipjax.process.parameterizations import Parameterization as Parameterization
 from skipjax.process.parameterizations import Point as Point
+from skipjax.process.parameterizations import consistency as consistency
 from skipjax.process.parameterizations import edm as edm
 from skipjax.process.parameterizations import eps_of as eps_of
 from skipjax.process.process import SCHEDULES as SCHEDULES

@@ -7,6 +7,7 @@ With x = alpha x_0 + sigma eps, a network's output is one of
     v           alpha eps - sigma x_0               (Salimans & Ho 2022, arXiv:2202.00512)
     velocity    eps - x_0                           (Liu et al. 2023, arXiv:2209.03003)
     edm         F, of x_0 = c_skip x + c_out F      (Karras et al. 2022, arXiv:2206.00364)
+    consistency F, of x_0 = c_skip x + c_out F      (Song et al. 2023, arXiv:2303.01469)
 
 and x_0 and eps follow from it. eps and the score say nothing of x_0 where alpha = 0, at zero
 terminal SNR; the others do.
@@ -100,6 +101,43 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
     return Parameterization(predict, target)
 
 
+def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Parameterization:
+    """F of a consistency model: EDM's, but for a boundary at which x_0 is x itself.
+
+    For alpha = 1 its x_0 = c_skip x + c_out F is
+
+        c_skip = sigma_data^2 / ((sigma - sigma_min)^2 + sigma_data^2)
+        c_out  = (sigma - sigma_min) sigma_data / sqrt(sigma^2 + sigma_data^2)
+
+    and elsewhere the same of x / alpha at the level sigma / alpha. x_0 stands at sigma_min, where
+    the probability flow that leads through x ends; below, it is x. Source: Song et al. 2023
+    (arXiv:2303.01469), appendix C.
+
+    Args:
+        sigma_data: Standard deviation of the data.
+        sigma_min: The boundary: least level of the noise.
+    """
+
+    def scales(point):
+        above = jnp.maximum(point.sigma - point.alpha * sigma_min, 0)
+        power = above**2 + (point.alpha * sigma_data) ** 2
+        c_out = above * sigma_data / jnp.sqrt(point.sigma**2 + (point.alpha * sigma_data) ** 2)
+        return above, power, c_out
+
+    def predict(F, x, point):
+        above, power, c_out = scales(point)
+        x_0 = point.alpha * sigma_data**2 / power * x + c_out * F
+        return x_0, (above**2 / power * x - point.alpha * c_out * F) / point.sigma
+
+    def target(x_0, eps, point):
+        above, power, c_out = scales(point)
+        left = (above**2 * x_0 - point.alpha * point.sigma * sigma_data**2 * eps) / power
+        # At the boundary x_0 is x, whatever F says.
+        return jnp.where(c_out > 0, left / jnp.where(c_out > 0, c_out, 1), 0)
+
+    return Parameterization(predict, target)
+
+
 PARAMETERIZATIONS = {
     "eps": Parameterization(_from_eps, lambda x_0, eps, point: eps, x_0_anywhere=False),
     "x_0": Parameterization(_from_x_0, lambda x_0, eps, point: x_0),
@@ -109,4 +147,5 @@ PARAMETERIZATIONS = {
     ),
     "velocity": Parameterization(_from_velocity, lambda x_0, eps, point: eps - x_0),
     "edm": edm(),
+    "consistency": consistency(),
 }

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from skipjax import schedules
-from skipjax.process.parameterizations import PARAMETERIZATIONS, Parameterization, Point, edm
+from skipjax.process.parameterizations import (
+    PARAMETERIZATIONS,
+    Parameterization,
+    Point,
+    consistency,
+    edm,
+)
 from skipjax.schedules import Schedule, Variance
 
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {
@@ -68,7 +74,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Edm:
-    """x of unit variance, at log(sigma / alpha) / 4.
+    """x of unit variance, at scale log(sigma / alpha).
 
         c_in = 1 / sqrt(sigma^2 + alpha^2 sigma_data^2)
 
@@ -76,15 +82,18 @@ class Edm:
 
     Args:
         sigma_data: Standard deviation of the data.
+        scale: 1/4 for EDM's networks; 250 for those of openai/consistency_models, which are told
+            1000 times as much.
     """
 
     sigma_data: float = 0.5
+    scale: float = 0.25
 
     def c_in(self, point: Point) -> jax.Array:
         return 1 / jnp.sqrt(point.sigma**2 + (point.alpha * self.sigma_data) ** 2)
 
     def c_noise(self, point: Point) -> jax.Array:
-        return jnp.log(point.sigma / point.alpha) / 4
+        return self.scale * jnp.log(point.sigma / point.alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +156,13 @@ class Process:
     @property
     def row(self) -> Parameterization:
         """The row of the table that the output is read by."""
-        if self.parameterization == "edm" and isinstance(self.precondition, Edm):
-            return edm(self.precondition.sigma_data)
+        if isinstance(self.precondition, Edm):
+            sigma_data = self.precondition.sigma_data
+            if self.parameterization == "edm":
+                return edm(sigma_data)
+            if self.parameterization == "consistency":
+                alpha, sigma = self.schedule
+                return consistency(sigma_data, float(sigma[0] / alpha[0]))
         return PARAMETERIZATIONS[self.parameterization]
 
     @property

@@ -1,7 +1,8 @@
 """OpenAI's ADM checkpoints: guided-diffusion's parameter names and layouts, and Flax's.
 
 Convolutions are OIHW there and HWIO here, linear layers and 1-D convolutions OI(1) and IO; group
-norms and embeddings have one layout.
+norms and embeddings have one layout. Files of openai/consistency_models have the same names, and
+in attention 2-D convolutions, OI(1)(1), whose q, k and v are always in the new order.
 """
 
 import re
@@ -17,9 +18,10 @@ from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import Process, as_schedule
 from skipjax.weights import layout
-from skipjax.weights.layout import Convert
+from skipjax.weights.layout import Convert, Path, Shape
 
 _CONV_1D = ("qkv", "proj_out", "qkv_proj", "c_proj")
+_QKV = "middle_block.1.qkv.weight"
 
 
 def to_params(
@@ -48,7 +50,7 @@ def to_params(
         param_shapes(config),
         name,
         convert,
-        accepted=lambda path, shape: (_torch_shape(path, shape),),
+        accepted=lambda path, shape: _torch_shapes(path, shape, config.use_new_attention_order),
         diagnosis=lambda: _diagnosis(state_dict, config),
     )
 
@@ -113,9 +115,11 @@ def name(path: tuple[str, ...]) -> str:
     return ".".join([re.sub(r"_(?=\d)", ".", module) for module in modules] + [leaf])
 
 
-def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    is_conv_1d = path[-1] == "kernel" and path[-2] in _CONV_1D
-    return layout.accepted(path, shape)[0] + (1,) * is_conv_1d
+def _torch_shapes(path: Path, shape: Shape, new_order: bool) -> tuple[Shape, ...]:
+    plain = layout.accepted(path, shape)[0]
+    if path[-1] != "kernel" or path[-2] not in _CONV_1D:
+        return (plain,)
+    return ((*plain, 1), (*plain, 1, 1)) if new_order else ((*plain, 1),)
 
 
 def _to_torch(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
@@ -149,6 +153,11 @@ def _diagnosis(state_dict: Mapping[str, Any], config: UNetConfig | ClassifierCon
         elif theirs == config.in_channels:
             reason = ": it is not for super-resolution, and has low_res_channels = 0"
         found.append(f"the file has {theirs} input channels, the config {ours}{reason}")
+    if _size(state_dict, _QKV, 3) and not config.use_new_attention_order:
+        found.append(
+            "the file's attention is of 2-D convolutions, as that of consistency models, where q, "
+            "k and v come before heads: it needs use_new_attention_order = True"
+        )
 
     if isinstance(config, UNetConfig):
         ours, theirs = config.num_classes, _size(state_dict, "label_emb.weight", 0)
