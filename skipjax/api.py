@@ -154,7 +154,8 @@ def sample(
             network that does, and needed there.
         size: Height and width of a sample in pixels. Default: what the network was made for.
         guidance: Scale of guidance: by the classifier, default: 1; or without one, where the
-            network has a null label or prompt (1 is then no guidance).
+            network has a null label or prompt (1 is then no guidance); of the channels that the
+            code it came with guides: 3 of 4 in Facebook's DiT and SiT, else all.
         classifier: What guides, from `load`, trained on the same schedule.
         guidance_interval: Least and largest time at which to guide. Default: at all times.
         guidance_rescale: Of guidance without a classifier: part of the way back to the spread of

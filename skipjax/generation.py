@@ -223,7 +223,7 @@ def denoiser(
             way.scale,
             way.interval,
             rescale=way.rescale,
-            channels=way.channels,
+            channels=way.channels or getattr(model.network, "guided_channels", None),
             row=process.row,
         )
     denoise = (transform or denoisers.keep_within(process.bounds))(denoise)

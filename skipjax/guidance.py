@@ -34,7 +34,7 @@ class ClassifierFree:
         interval: Least and largest time at which to guide; default: at all times.
         rescale: Part of the way back to the spread of the conditional output, 0 .. 1; default: 0.
         channels: Number of leading channels that are guided, the rest being conditional; default:
-            all. Static.
+            the network's `guided_channels`, and all where it has none. Static.
     """
 
     scale: Any

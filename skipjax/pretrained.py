@@ -22,6 +22,9 @@ class Network(Protocol):
     Attributes:
         shape: Of one sample of what is diffused: (H, W, C), a latent (h, w, 4), a video
             (F, h, w, 4).
+
+    A network of which the code that it came with guides some channels alone (3 of DiT's 4) has
+    their number in `guided_channels`: guidance without a classifier then does so by default.
     """
 
     @property

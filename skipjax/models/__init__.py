@@ -2,6 +2,8 @@
 
 from skipjax.models.classifier import Classifier as Classifier
 from skipjax.models.classifier import ClassifierConfig as ClassifierConfig
+from skipjax.models.dit import DiT as DiT
+from skipjax.models.dit import DiTConfig as DiTConfig
 from skipjax.models.networks import example as example
 from skipjax.models.networks import network as network
 from skipjax.models.networks import param_shapes as param_shapes

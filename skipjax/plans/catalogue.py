@@ -149,7 +149,9 @@ METHODS: dict[str, Method] = {
 }
 
 
-def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
+def write(
+    name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA, **options: Any
+) -> Plan:
     """The plan of a method by its name.
 
     Args:
@@ -157,12 +159,13 @@ def write(name: str, schedule: Schedule, times: ArrayLike, *, end: float = DATA)
         schedule: The forward process.
         times: Where steps begin, [N], strictly decreasing, in 0 .. T-1, real or whole.
         end: Where the picture stands: a time below the last, or the data.
+        options: Further arguments of the method, such as DDIM's eta.
 
     Raises:
         ValueError: For a name that is not known, or times that do not fit.
     """
     name = method_name(name)
-    return METHODS[name].write(schedule, times, end=end).named(name)
+    return METHODS[name].write(schedule, times, end=end, **options).named(name)
 
 
 def split(

@@ -6,6 +6,7 @@ With x = alpha x_0 + sigma eps, a network's output is one of
     score       grad log p(x) = -eps / sigma        (Song et al. 2021, arXiv:2011.13456)
     v           alpha eps - sigma x_0               (Salimans & Ho 2022, arXiv:2202.00512)
     velocity    eps - x_0                           (Liu et al. 2023, arXiv:2209.03003)
+    data_velocity   x_0 - eps, where time runs to the data  (Ma et al. 2024, arXiv:2401.08740)
     edm         F, of x_0 = c_skip x + c_out F      (Karras et al. 2022, arXiv:2206.00364)
     consistency F, of x_0 = c_skip x + c_out F      (Song et al. 2023, arXiv:2303.01469)
 
@@ -73,6 +74,10 @@ def _from_v(v: jax.Array, x: jax.Array, point: Point) -> Pair:
 def _from_velocity(velocity: jax.Array, x: jax.Array, point: Point) -> Pair:
     total = point.alpha + point.sigma
     return (x - point.sigma * velocity) / total, (x + point.alpha * velocity) / total
+
+
+def _from_data_velocity(velocity, x, point):
+    return _from_velocity(-velocity, x, point)
 
 
 def edm(sigma_data: float = 0.5) -> Parameterization:
@@ -146,6 +151,7 @@ PARAMETERIZATIONS = {
         _from_score, lambda x_0, eps, point: -eps / point.sigma, x_0_anywhere=False
     ),
     "velocity": Parameterization(_from_velocity, lambda x_0, eps, point: eps - x_0),
+    "data_velocity": Parameterization(_from_data_velocity, lambda x_0, eps, point: x_0 - eps),
     "edm": edm(),
     "consistency": consistency(),
 }

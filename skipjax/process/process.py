@@ -61,15 +61,19 @@ class Flow:
 
     Args:
         scale: 1 for u in 0 .. 1; 1000 for networks that are told 1000 u.
+        to_data: Whether time runs the other way, from the noise at 0 to the data at 1: the
+            network is then told (1 - u) scale, as SiT is.
     """
 
     scale: float = 1.0
+    to_data: bool = False
 
     def c_in(self, point: Point) -> float:
         return 1.0
 
     def c_noise(self, point: Point) -> jax.Array:
-        return self.scale * (point.sigma / (point.alpha + point.sigma))
+        part = point.alpha if self.to_data else point.sigma
+        return self.scale * (part / (point.alpha + point.sigma))
 
 
 @dataclass(frozen=True)

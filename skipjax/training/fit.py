@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -173,17 +174,17 @@ def fitting(start: Pretrained, run: Run) -> optax.Params:
     labels = run.num_labels, getattr(start.network, "num_classes", None)
     if labels[0] == labels[1]:
         return start.params
-    kept: dict[str, Any] = dict(start.params)
-    drawn: Any = init(run).params
-    for name in drawn:
-        if jax.tree.map(jnp.shape, drawn[name]) != jax.tree.map(jnp.shape, kept.get(name)):
-            kept[name] = drawn[name]
+    kept: Any = traverse_util.flatten_dict(start.params)
+    drawn: Any = traverse_util.flatten_dict(init(run).params)
+    for path, leaf in drawn.items():
+        if path not in kept or kept[path].shape != leaf.shape:
+            kept[path] = leaf
     warnings.warn(
         f"{start.name} knows {labels[1] or 'no'} labels, and there are "
         f"{labels[0] or 'none'} here: what takes them is learned anew",
         stacklevel=2,
     )
-    return {name: kept[name] for name in drawn}
+    return traverse_util.unflatten_dict({path: kept[path] for path in drawn})
 
 
 @jax.jit

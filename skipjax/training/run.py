@@ -56,7 +56,7 @@ class Settings:
 
     schedule: str = "linear"
     T: int = 1000
-    prediction: Literal["eps", "x_0", "v", "score", "velocity", "edm"] = "eps"
+    prediction: Literal["eps", "x_0", "v", "score", "velocity", "data_velocity", "edm"] = "eps"
     loss: Loss = "mse"
     gamma: float = 5.0
     skip: int = 9

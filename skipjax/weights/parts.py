@@ -21,7 +21,7 @@ import numpy as np
 
 from skipjax import conditioners
 from skipjax.conditioners import Conditioner, Joint, Labels
-from skipjax.models import ClassifierConfig, UNetConfig
+from skipjax.models import ClassifierConfig
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import Process, Times, as_schedule, name_of
 from skipjax.schedules import Schedule
@@ -163,17 +163,18 @@ def _conditioner(said: Any) -> Conditioner | None:
 
 
 def _check(network: Any, process: Process, conditioner: Conditioner | None) -> None:
-    """What the parts must agree in."""
-    channels, says = network.shape[-1], getattr(network, "out_channels", None)
-    if process.learns_variance and says is not None and says != 2 * channels:
+    """What the parts must agree in, as far as the network says what it takes."""
+    channels, out = network.shape[-1], getattr(network, "out_channels", None)
+    if process.learns_variance and out is not None and out != 2 * channels:
         raise ValueError(
-            f"variance is {process.variance!r}, and the network has {says} output channels: it "
+            f"variance is {process.variance!r}, and the network has {out} output channels: it "
             f"needs {2 * channels} to learn a variance"
         )
-    if isinstance(network, UNetConfig):
+    model = registry.MODELS.get(type(network))
+    if model is not None:
+        theirs = model(network, "").conditioner
+        wanted = getattr(network, "takes", () if theirs is None else theirs.gives)
         ours = () if conditioner is None else conditioner.gives
-        theirs = adm.conditioner_of(network)
-        wanted = () if theirs is None else theirs.gives
         if set(ours) != set(wanted):
             raise ValueError(
                 f"conditioner gives {', '.join(ours) or 'nothing'}, and the network takes "

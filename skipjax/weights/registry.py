@@ -12,9 +12,9 @@ from typing import Any
 
 from skipjax.codecs import Identity
 from skipjax.conditioners import Labels, Pictures
-from skipjax.models import ClassifierConfig, UNet2DConfig, UNetConfig
+from skipjax.models import ClassifierConfig, DiTConfig, UNet2DConfig, UNetConfig
 from skipjax.process import Edm, Flow, Times
-from skipjax.weights import adm, unet2d
+from skipjax.weights import adm, dit, unet2d
 from skipjax.weights.fields import construct as construct
 from skipjax.weights.fields import nearest
 
@@ -27,6 +27,7 @@ KINDS: dict[str, type] = {
     "unet": UNetConfig,
     "unet2d": UNet2DConfig,
     "classifier": ClassifierConfig,
+    "dit": DiTConfig,
     "labels": Labels,
     "pictures": Pictures,
     "identity": Identity,
@@ -38,11 +39,13 @@ FILES: dict[type, ToParams] = {
     UNetConfig: adm.to_params,
     ClassifierConfig: adm.to_params,
     UNet2DConfig: unet2d.to_params,
+    DiTConfig: dit.to_params,
 }
 MODELS: dict[type, Model] = {
     UNetConfig: adm.model,
     ClassifierConfig: adm.model,
     UNet2DConfig: unet2d.model,
+    DiTConfig: dit.model,
 }
 
 
