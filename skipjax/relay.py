@@ -41,7 +41,7 @@ def relay(
     2022, arXiv:2211.01324).
 
     A sample depends on `key` and its id alone. The noise of a row goes by its number on the whole
-    way, so that one network with a plan that is cut in two draws what it does with the whole.
+    way: a plan that looks at its newest prediction alone, cut in two, draws what it does whole.
 
     Args:
         legs: Networks, from `load`, with the plan that each runs. The first begins with noise, the

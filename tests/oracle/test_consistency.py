@@ -203,7 +203,7 @@ def test_a_tiny_network_is_what_torch_makes_of_the_tensors(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SKIPJAX_FULL_SIZE" not in os.environ, reason="minutes, and 4 GB to 10")
+@pytest.mark.skipif("SKIPJAX_FULL_SIZE" not in os.environ, reason="minutes, and 4 to 7 GB")
 @pytest.mark.parametrize("name", ["cd_imagenet64_l2", "ct_bedroom256"])
 def test_a_network_of_full_size_is_what_torch_makes_of_the_tensors(name):
     config = cards.model(cards.named(name)).network
