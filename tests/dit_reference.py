@@ -2,6 +2,8 @@
 networks of both layouts, and the state dicts that their makers' code would write.
 """
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 from flax import traverse_util
@@ -21,9 +23,9 @@ CONFIGS = {
 }
 
 
-def pretrained(kind: str) -> Pretrained:
+def pretrained(kind: str, **changes) -> Pretrained:
     """A tiny network of random weights, of which none is zero."""
-    config = CONFIGS[kind]
+    config = replace(CONFIGS[kind], **changes)
     params = random_params(config)
     if "pos_embed" in params:  # at random they would drown the rest
         params["pos_embed"] = params["pos_embed"] * np.float32(4)

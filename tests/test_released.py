@@ -169,7 +169,9 @@ def test_a_spec_says_all_there_is_to_know(tmp_path, net, guide, file):
 def test_every_card_that_comes_with_the_package_says_what_its_file_holds(monkeypatch):
     monkeypatch.undo()
     models = {name: cards.model(cards.named(name)) for name in cards.released()}
-    assert len(models) >= 21 and all(model.name == name for name, model in models.items())
+    files = [path for path in cards.BUNDLED.glob("*/*.json") if path.name != "card.json"]
+    assert len(models) == len(files) and set(models) == {path.stem for path in files}
+    assert all(model.name == name for name, model in models.items())
     assert models["256x256_diffusion"].labels.class_names[207] == "golden retriever"
     assert models["256x256_classifier"].labels.class_names[207] == "golden retriever"
     small = part(models["64_256_upsampler"].conditioner, Pictures)

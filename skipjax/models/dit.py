@@ -12,7 +12,7 @@ Blocks compute in `dtype`; norms, softmax, embeddings and the last layer in floa
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -90,20 +90,13 @@ class DiTConfig:
         if not isinstance(self.sample_size, int):
             h, w = self.sample_size
             object.__setattr__(self, "sample_size", h if h == w else (h, w))
-        for name in ("hidden_size", "depth", "num_heads", "patch_size", "in_channels"):
+        names = ("hidden_size", "depth", "num_heads", "patch_size", "in_channels", "num_classes")
+        for name in (*names, *(() if self.guided_channels is None else ("guided_channels",))):
             whole(name, getattr(self, name), 1)
-        whole("num_classes", self.num_classes, 1)
-        if self.guided_channels is not None:
-            whole("guided_channels", self.guided_channels, 1)
-        for name, known in (
-            ("sigma", ("given", "dropped", "none")),
-            ("positions", ("saved", "computed")),
-            ("embedders", ("shared", "repeated")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(known)}"
-                )
+        for name, hint in get_type_hints(type(self)).items():
+            value, known = getattr(self, name), get_args(hint)
+            if get_origin(hint) is Literal and value not in known:
+                raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}: it must be a multiple of num_heads, "
@@ -155,6 +148,11 @@ class DiTConfig:
     def out_channels(self) -> int:
         """Channels of the output: twice those of x where a variance is given."""
         return self.in_channels * (2 if self.sigma == "given" else 1)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Names of params that training leaves as they are."""
+        return ("pos_embed",) if self.positions == "saved" else ()
 
     def apply(
         self,

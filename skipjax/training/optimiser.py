@@ -21,8 +21,16 @@ def learning_rate(peak: float, steps: int, warmup: int, decay: float) -> optax.S
 
 
 def optimiser(
-    rate: optax.Schedule, clip: float = 1.0, weight_decay: float = 0.0
+    rate: optax.Schedule,
+    clip: float = 1.0,
+    weight_decay: float = 0.0,
+    fixed: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-    """Adam, or AdamW, behind a clip of the gradient's global norm."""
-    adam = optax.adamw(rate, weight_decay=weight_decay) if weight_decay else optax.adam(rate)
+    """Adam, or AdamW, behind a clip of the gradient's global norm; what goes by a name in `fixed`
+    does not decay.
+    """
+    decays = (lambda params: {name: name not in fixed for name in params}) if fixed else None
+    adam = optax.adam(rate)
+    if weight_decay:
+        adam = optax.adamw(rate, weight_decay=weight_decay, mask=decays)
     return optax.chain(optax.clip_by_global_norm(clip), adam)

@@ -50,7 +50,7 @@ Step = Callable[..., tuple[TrainState, Metrics]]
 def adam(run: Run) -> optax.GradientTransformation:
     """The optimiser of a run."""
     rate = learning_rate(run.rate, run.steps, run.warmup, run.decay)
-    return optimiser(rate, run.clip, run.weight_decay)
+    return optimiser(rate, run.clip, run.weight_decay, getattr(run.network, "fixed", ()))
 
 
 def init(run: Run) -> TrainState:
