@@ -216,6 +216,9 @@ def denoiser(
         null = null_of(model, condition) if null is None else null
         if condition is None:
             raise ValueError("guidance is given, and no condition to guide towards")
+        channels = way.channels
+        if channels is None:
+            channels = getattr(model.network, "guided_channels", None)
         denoise = guide.classifier_free(
             of,
             condition,
@@ -223,7 +226,7 @@ def denoiser(
             way.scale,
             way.interval,
             rescale=way.rescale,
-            channels=way.channels or getattr(model.network, "guided_channels", None),
+            channels=channels,
             row=process.row,
         )
     denoise = (transform or denoisers.keep_within(process.bounds))(denoise)

@@ -195,3 +195,17 @@ def test_it_trains_for_ten_steps(kind, tmp_path):
     drawn = skipjax.sample(trained, KEY, num=1, label=0, guidance=2.0, plan="ddim", steps=3)
     assert np.isfinite(drawn).all()
     assert dit.to_params(state_dict(trained.params), model.network).keys() == model.params.keys()
+
+
+def test_other_classes_leave_all_but_their_table_as_it_was():
+    model = pretrained("facebook", depth=1)
+    network = dataclasses.replace(model.network, num_classes=4)
+    run = Run(network=network, loss="hybrid", bounds=None, steps=1, batch=8)
+    with pytest.warns(UserWarning, match="knows 6 labels, and there are 4 here"):
+        params = fit.fitting(model, run)
+    table = params["embedder"].pop("y_embedder_embedding_table")
+    assert table["embedding"].shape == (4, 24)
+    before = dict(model.params)
+    embedder = dict(before.pop("embedder"))
+    del embedder["y_embedder_embedding_table"]
+    jax.tree.map(np.testing.assert_array_equal, params, before | {"embedder": embedder})
