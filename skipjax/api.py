@@ -13,7 +13,7 @@ from skipjax import progress as progress_bar
 from skipjax import sharding as shardings
 from skipjax.codecs.images import finite
 from skipjax.conditioners.labels import Label
-from skipjax.config import SampleConfig, as_dtype, as_ids, as_key, resolve
+from skipjax.config import SampleConfig, ScaleLike, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
 from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.plans import Plan
@@ -71,7 +71,8 @@ def load(
 
     Args:
         checkpoint: A bundled name ("emoji32"), a checkpoint's folder, or a released file of
-            weights, .pt or .safetensors ("256x256_diffusion.pt").
+            weights, .pt or .safetensors ("256x256_diffusion.pt"), or .pkl of EDM's, which says
+            itself what it holds.
         card: Name or .json of the card that describes the file; default: found by the file's name.
         config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
             are None; or just the architecture, and then it is taken to be trained as ADM's are
@@ -109,7 +110,8 @@ def sample(
     negative: str | Sequence[str] | None = None,
     low_res: jax.Array | np.ndarray | None = None,
     size: tuple[int, int] | None = None,
-    guidance: float | None = None,
+    guidance: ScaleLike = None,
+    guide: Pretrained | str | None = None,
     classifier: Classifier | str | None = None,
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float | None = None,
@@ -153,9 +155,12 @@ def sample(
         low_res: Pictures to enlarge, [num, h, w, C], float in [-1, 1] or uint8; only for a
             network that does, and needed there.
         size: Height and width of a sample in pixels. Default: what the network was made for.
-        guidance: Scale of guidance: by the classifier, default: 1; or without one, where the
-            network has a null label or prompt (1 is then no guidance); of the channels that the
-            code it came with guides: 3 of 4 in Facebook's DiT and SiT, else all.
+        guidance: Scale of guidance: by the classifier, default: 1; by the guide; or without
+            either, where the network has a null label or prompt (1 is then no guidance), of the
+            channels that the code it came with guides: 3 of 4 in Facebook's DiT and SiT, else all.
+            Or a value of `skipjax.guidance`, such as Autoguidance(model, scale); or several of
+            them, with a scale at most.
+        guide: A second network that guides by doing the same worse, from `load`.
         classifier: What guides, from `load`, trained on the same schedule.
         guidance_interval: Least and largest time at which to guide. Default: at all times.
         guidance_rescale: Of guidance without a classifier: part of the way back to the spread of
@@ -208,6 +213,7 @@ def sample(
         grid=grid,
         classifier=classifier,
         guidance=guidance,
+        guide=guide,
         guidance_interval=guidance_interval,
         guidance_rescale=guidance_rescale,
         clip=clip,

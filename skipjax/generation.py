@@ -12,7 +12,7 @@ from skipjax import denoisers, sampling
 from skipjax import guidance as guide
 from skipjax.conditioners import Condition
 from skipjax.denoisers import Clip, Denoise, Point, Threshold, Transform
-from skipjax.guidance import ByClassifier, ClassifierFree, Guidance
+from skipjax.guidance import Autoguidance, ByClassifier, ClassifierFree, Guidance
 from skipjax.plans import Plan
 from skipjax.pretrained import Pretrained
 
@@ -76,7 +76,7 @@ def generate(
         transform = denoisers.keep_within(model.process.bounds)
     if not isinstance(transform, (Clip, Threshold, jax.tree_util.Partial)):
         transform = jax.tree_util.Partial(transform)
-    ways = _several(guidance)
+    ways = tuple(w.core if isinstance(w, Autoguidance) else w for w in _several(model, guidance))
     if null is None and any(isinstance(way, ClassifierFree) for way in ways):
         null = null_of(model, condition)
     if not isinstance(plan, Plan):
@@ -195,19 +195,8 @@ def denoiser(
         ValueError: If guidance without a classifier has nothing that stands for no condition, or
             is asked for twice; or a classifier has no label to guide towards.
     """
-    process, ways = model.process, _several(guidance)
-
-    def of(condition: Condition | None) -> Denoise:
-        told = None
-        if condition is not None:
-            told = {k: v for k, v in condition.items() if k != guide.CLASS} or None
-
-        def network(x: jax.Array, point: Point) -> jax.Array:
-            x, t = process.tell(x, point)
-            return model.network.apply(model.params, x, t, told, dtype=jnp.dtype(dtype))
-
-        return denoisers.of(process.row, network)
-
+    process, ways = model.process, _several(model, guidance)
+    of = partial(_alone, model, dtype)
     free = [way for way in ways if isinstance(way, ClassifierFree)]
     if len(free) > 1:
         raise ValueError(f"guidance holds {len(free)} of ClassifierFree: give one")
@@ -229,12 +218,30 @@ def denoiser(
             channels=channels,
             row=process.row,
         )
+    for way in ways:
+        if isinstance(way, Autoguidance):
+            told = {key: (condition or {})[key] for key in way.told_of(condition or {})}
+            other = _alone(way.model, dtype, told)
+            denoise = guide.autoguided(denoise, other, way.scale, way.interval)
     denoise = (transform or denoisers.keep_within(process.bounds))(denoise)
     for way in ways:
         if isinstance(way, ByClassifier):
             log_prob = _log_prob(way, condition, dtype)
             denoise = guide.classifier(denoise, log_prob, way.scale, way.interval)
     return denoise
+
+
+def _alone(model: Pretrained, dtype: DTypeLike, condition: Condition | None) -> Denoise:
+    """The denoiser of a model that nothing guides or changes."""
+    told, process = None, model.process
+    if condition is not None:
+        told = {k: v for k, v in condition.items() if k != guide.CLASS} or None
+
+    def network(x: jax.Array, point: Point) -> jax.Array:
+        x, t = process.tell(x, point)
+        return model.network.apply(model.params, x, t, told, dtype=jnp.dtype(dtype))
+
+    return denoisers.of(process.row, network)
 
 
 def decode(model: Pretrained, z: jax.Array) -> jax.Array:
@@ -262,16 +269,18 @@ def null_of(model: Pretrained, condition: Condition | None, negative: Any = None
     return null
 
 
-def _several(guides: Guides) -> tuple[Guidance, ...]:
+def _several(model: Pretrained, guides: Guides) -> tuple[Guidance, ...]:
     if guides is None:
         return ()
     ways = tuple(guides) if isinstance(guides, Sequence) else (guides,)
     for way in ways:
-        if not isinstance(way, (ClassifierFree, ByClassifier)):
+        if not isinstance(way, (ClassifierFree, ByClassifier, Autoguidance)):
             raise ValueError(
-                f"guidance is {way!r}: it must be guidance.ClassifierFree(scale), "
-                "guidance.ByClassifier(classifier, scale), or a list of them"
+                f"guidance is {way!r}: it must be ClassifierFree(scale), ByClassifier(classifier, "
+                "scale) or Autoguidance(model, scale) of skipjax.guidance, or a list of them"
             )
+        if isinstance(way, Autoguidance):
+            guide.check_guide(model, way.model)
     return ways
 
 

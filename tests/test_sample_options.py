@@ -85,6 +85,7 @@ def test_every_prediction_is_read_as_such(monkeypatch, subtests):
                     "x_0": x_0,
                     "v": alpha * eps - sigma * x_0,
                     "score": -eps / sigma,
+                    "neg_eps": -eps,
                     "velocity": eps - x_0,
                 }[prediction]
                 np.testing.assert_allclose(output, x, rtol=0, atol=2e-5)

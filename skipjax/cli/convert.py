@@ -15,7 +15,7 @@ class Convert:
     """Turn a released file of weights into a checkpoint's folder, with its card and checksums."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A .pt or .safetensors."""
+    """A .pt, .safetensors or .pkl."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
     card: str | None = None
@@ -28,7 +28,7 @@ class Convert:
     def __call__(self) -> None:
         """Converts, and says what came of it."""
         if not self.file.is_file():
-            raise ValueError(f"{self.file} is not a file: give a .pt or .safetensors")
+            raise ValueError(f"{self.file} is not a file: give a .pt, .safetensors or .pkl")
         card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype), self.key)
         size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
         print(

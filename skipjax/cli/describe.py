@@ -70,6 +70,7 @@ class Info:
             "network": f"{card_kind(card)} of {shape}, {sum(blocks.values()):,} parameters",
             "process": called(process.schedule) + predicts,
             "classes": "none" if labels is None else _classes(labels),
+            "latents": _settings(card["latents"]) if "latents" in card else None,
             "licence": card.get("licence"),
             "source": card.get("source"),
             "paper": card.get("paper"),

@@ -17,7 +17,7 @@ from skipjax.cli.generate import Export, Generate, Verify
 from skipjax.cli.sample import Sample
 from skipjax.cli.train import Train
 from skipjax.cli.tune import Tune
-from skipjax.config.sample_config import ClassifierLike, PlanLike
+from skipjax.config.sample_config import ClassifierLike, GuideLike, PlanLike, ScaleLike
 from skipjax.study.command import Command as Study
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit codes
@@ -43,14 +43,28 @@ def _whole(info: Any) -> Any:
 
 @WHOLE.primitive_rule
 def _named(info: Any) -> Any:
-    """A plan or a classifier: on the command line, its name or path."""
-    if info.type not in (PlanLike, ClassifierLike):
+    """A plan, a classifier or a guide: on the command line, its name or path."""
+    if info.type not in (PlanLike, ClassifierLike, GuideLike):
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="STR",
         instance_from_str=lambda typed: typed[0],
         is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@WHOLE.primitive_rule
+def _scale(info: Any) -> Any:
+    """A scale of guidance: on the command line, a number."""
+    if info.type != ScaleLike:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda typed: float(typed[0]),
+        is_instance=lambda value: value is None or isinstance(value, (int, float)),
         str_from_instance=lambda value: [str(value)],
     )
 

@@ -7,6 +7,7 @@ from skipjax.config.arguments import as_model as as_model
 from skipjax.config.plans import read_plan as read_plan
 from skipjax.config.sample_config import PlanLike as PlanLike
 from skipjax.config.sample_config import SampleConfig as SampleConfig
+from skipjax.config.sample_config import ScaleLike as ScaleLike
 from skipjax.config.sampler import Sampler as Sampler
 from skipjax.config.sampler import diffused_shape as diffused_shape
 from skipjax.config.sampler import resolve as resolve

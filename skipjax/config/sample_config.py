@@ -1,13 +1,17 @@
 """How samples are drawn, as it is asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from skipjax.guidance import Guidance
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier
+from skipjax.pretrained import Classifier, Pretrained
 
 PlanLike = Plan | str | None
 ClassifierLike = Classifier | str | None
+GuideLike = Pretrained | str | None
+ScaleLike = float | Guidance | Sequence[float | Guidance] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +45,13 @@ class SampleConfig:
     linspace. Default: trailing."""
     classifier: ClassifierLike = None
     """What guides: the checkpoint of a classifier; in Python what `load` gives for one."""
-    guidance: float | None = None
-    """Scale of guidance: by the classifier, default: 1; or without one, where the network knows
-    of no condition, default: none."""
+    guide: GuideLike = None
+    """A second network that guides by doing the same worse: its checkpoint; in Python what `load`
+    gives for one. With guidance, the scale."""
+    guidance: ScaleLike = None
+    """Scale of guidance: by the classifier, default: 1; by the guide; or without either, where the
+    network knows of no condition, default: none. In Python also an `Autoguidance`, or a list of
+    such and a scale."""
     guidance_interval: tuple[float, float] | None = None
     """Least and largest time at which to guide. Default: all."""
     guidance_rescale: float | None = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from skipjax.checks import as_dtype
 from skipjax.conditioners import Condition, Labels
-from skipjax.config import plans
+from skipjax.config import guides, plans
 from skipjax.config.arguments import as_model, is_numeric
 from skipjax.config.sample_config import SampleConfig
 from skipjax.denoisers import Threshold, Transform, keep_within
@@ -19,9 +19,7 @@ from skipjax.generation import null_of
 from skipjax.guidance import CLASS, ByClassifier, ClassifierFree, Guidance
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.process import called, same_schedule
 from skipjax.sharding import Placement
-from skipjax.weights import loading
 
 NEGATIVE = "negative"
 OPTIONS = tuple(field.name for field in fields(SampleConfig))
@@ -161,7 +159,7 @@ def resolve(model: Any, config: SampleConfig, sharding: Placement | None = None)
     dtype = as_dtype(config.dtype)
     plan = plans.choose(model, config)
     transform, shape = _transform(model, config), diffused_shape(model, config.size)
-    guidance = _guidance(model, plan, config, sharding)
+    guidance = guides.choose(model, plan, config, sharding)
     return Sampler(model, plan, guidance, transform, shape, dtype)
 
 
@@ -195,76 +193,3 @@ def diffused_shape(model: Pretrained, size: Any) -> tuple[int, ...]:
         raise ValueError(f"size is {size!r}: it must be (height, width), in pixels")
     height, width = map(int, size)
     return model.codec.shape(model.shape, (height, width))
-
-
-def _guidance(
-    model: Pretrained, plan: Plan, config: SampleConfig, sharding: Placement | None
-) -> tuple[Guidance, ...]:
-    scale, interval, by = config.guidance, config.guidance_interval, config.classifier
-    rescale = config.guidance_rescale
-    if scale is None and by is None:
-        for name in ("guidance_interval", "guidance_rescale"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"{name} is given without guidance: say its scale too")
-        return ()
-    scale = 1.0 if scale is None else scale
-    if not is_numeric(scale, ()) or not np.isfinite(scale):
-        raise ValueError(f"guidance is {scale!r}: it must be one finite number")
-    if interval is not None and (not is_numeric(interval, (2,)) or not interval[0] <= interval[1]):
-        raise ValueError(f"guidance_interval is {interval!r}: it must be two times, least first")
-    if by is None:
-        if rescale is not None and (not is_numeric(rescale, ()) or not 0 <= rescale <= 1):
-            raise ValueError(f"guidance_rescale is {rescale!r}: it must be in 0 .. 1")
-        labels, conditioner = model.labels, model.conditioner
-        only_labels = conditioner is None or conditioner.gives == ("label",)
-        if only_labels and (labels is None or labels.null_label is None):
-            raise ValueError(
-                f"guidance is {scale}, and {model.name} has no null label by which it could be "
-                "guided: give a classifier too"
-            )
-        # The network stands twice in a program that may leave guidance out, once where it may not.
-        within = None if interval is None else tuple(map(jnp.float32, interval))
-        rescale = None if rescale is None else jnp.float32(rescale)
-        return (ClassifierFree(jnp.float32(scale), within, rescale),)
-    if rescale is not None:
-        raise ValueError("guidance_rescale is given, and a classifier guides: drop one")
-    if isinstance(by, str):
-        by = loading.load(by, sharding=sharding)
-        if isinstance(by, Pretrained):
-            raise ValueError(f"{by.name} is no classifier: it draws samples")
-    classifier = _fitting(model, by)
-    if np.any(np.asarray(plan.alpha) == 0):
-        raise ValueError(
-            "a classifier is given, and the plan calls the network where x is noise alone "
-            "(zero SNR), of which it can say nothing: start at time "
-            f"{model.schedule.T - 2} or below"
-        )
-    low, high = map(jnp.float32, (-np.inf, np.inf) if interval is None else interval)
-    return (ByClassifier(classifier, jnp.float32(scale), (low, high), bool(config.remat)),)
-
-
-def _fitting(model: Pretrained, by: Any) -> Classifier:
-    if not isinstance(by, Classifier):
-        what = f"a {type(by).__name__}"
-        if isinstance(by, Pretrained):
-            what = f"{by.name}, a network that denoises"
-        raise TypeError(f"classifier is {what}: pass what skipjax.load gives for a classifier")
-    classes = by.labels.classes if model.labels is None else model.labels.classes
-    schedules = called(model.schedule), called(by.process.schedule)
-    if schedules[0] == schedules[1] and not same_schedule(model.schedule, by.process.schedule):
-        raise ValueError(
-            f"classifier {by.name} does not fit {model.name}: their schedules differ within "
-            f"{schedules[0]}"
-        )
-    for what, wanted, got in (
-        ("samples of shape", model.shape, by.network.shape),
-        ("the schedule", *schedules),
-        ("times told as", model.process.precondition, by.process.precondition),
-        ("classes", classes, by.labels.classes),
-    ):
-        if wanted != got:
-            raise ValueError(
-                f"classifier {by.name} does not fit {model.name}: {what} {got}, and {wanted} "
-                "is needed"
-            )
-    return by

@@ -15,7 +15,7 @@ from skipjax import config as request
 from skipjax.checks import whole
 from skipjax.conditioners import Labels
 from skipjax.config import SampleConfig, Sampler
-from skipjax.guidance import ByClassifier
+from skipjax.guidance import Autoguidance, ByClassifier, Guidance
 from skipjax.jobs.compiled import Batch
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
@@ -70,8 +70,15 @@ class Job(SampleConfig):
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         if not isinstance(self.plan, (str, type(None))):
             set_field(self, "plan", self.plan.to_json())
-        if not isinstance(self.classifier, (str, type(None))):
-            raise ValueError("classifier is no text: a job takes the name or path of one")
+        for name in ("classifier", "guide"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise ValueError(f"{name} is no text: a job takes the name or path of one")
+        values = self.guidance if isinstance(self.guidance, (list, tuple)) else [self.guidance]
+        if any(isinstance(value, Guidance) for value in values):
+            raise ValueError(
+                "guidance is no number: a job takes the scale, and the path of a second network "
+                "that guides as guide"
+            )
 
 
 class Resolved(NamedTuple):
@@ -149,6 +156,7 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     resolved = Resolved(job, sampler, numbers, prompts, {})
     resolved.batch(np.arange(1))  # refuses words that are missing or not understood
     by = next((way for way in sampler.guidance if isinstance(way, ByClassifier)), None)
+    guide = next((way for way in sampler.guidance if isinstance(way, Autoguidance)), None)
     identity = {
         "model": parts.describe(model) | {"sha256": _sha256(job.checkpoint), "key": job.key},
         "classifier": by
@@ -166,6 +174,9 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
         "shard_size": job.shard_size,
         "format": job.format,
     }
+    if guide is not None:
+        known = parts.describe(guide.model) | {"sha256": _sha256(str(job.guide))}
+        identity["guide"] = known
     return resolved._replace(identity=json.loads(json.dumps(identity)))
 
 
@@ -183,7 +194,7 @@ def _numbers_of(value: Any) -> dict[str, Any]:
     """What a guidance or transform is, apart from weights."""
     known: dict[str, Any] = {"kind": type(value).__name__}
     for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
-        if not isinstance(found := getattr(value, field.name), Classifier):
+        if not isinstance(found := getattr(value, field.name), (Classifier, Pretrained)):
             known[field.name] = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), found)
     return known
 

@@ -4,6 +4,10 @@ from skipjax.models.classifier import Classifier as Classifier
 from skipjax.models.classifier import ClassifierConfig as ClassifierConfig
 from skipjax.models.dit import DiT as DiT
 from skipjax.models.dit import DiTConfig as DiTConfig
+from skipjax.models.edm import DhariwalUNetConfig as DhariwalUNetConfig
+from skipjax.models.edm import EdmConfig as EdmConfig
+from skipjax.models.edm import MagnitudeUNetConfig as MagnitudeUNetConfig
+from skipjax.models.edm import SongUNetConfig as SongUNetConfig
 from skipjax.models.networks import example as example
 from skipjax.models.networks import network as network
 from skipjax.models.networks import param_shapes as param_shapes

@@ -190,7 +190,7 @@ def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """Convolution with bias: every one of the networks is made by this module.
+    """Convolution, with bias by default: every one of the networks is made by this module.
 
     Args:
         channels: Channels of the result.
@@ -199,6 +199,7 @@ class Conv(nn.Module):
         padding: As in `convolve`.
         dtype: What it computes in, and gives; params are cast to it.
         kernel_init: Initialiser of the kernel.
+        use_bias: Whether there is a bias.
     """
 
     channels: int
@@ -207,11 +208,15 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
     padding: Padding | None = None
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", self.kernel_init, shape)
+        x, kernel = (jnp.asarray(array, self.dtype) for array in (x, kernel))
+        y = convolve(x, kernel, self.stride, self.padding)
+        if not self.use_bias:
+            return y
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        x, kernel, bias = (jnp.asarray(array, self.dtype) for array in (x, kernel, bias))
-        return convolve(x, kernel, self.stride, self.padding) + bias[None, None, None, :]
+        return y + jnp.asarray(bias, self.dtype)[None, None, None, :]

@@ -30,6 +30,7 @@ from skipjax.plans.deis import deis as deis
 from skipjax.plans.dpm import dpm as dpm
 from skipjax.plans.dpm_v3 import Statistics as Statistics
 from skipjax.plans.dpm_v3 import dpm_v3 as dpm_v3
+from skipjax.plans.euler import edm as edm
 from skipjax.plans.euler import euler as euler
 from skipjax.plans.euler import euler_ancestral as euler_ancestral
 from skipjax.plans.euler import heun as heun

@@ -15,7 +15,7 @@ from skipjax.plans.consistency import consistency
 from skipjax.plans.ddim import ddim, ddpm
 from skipjax.plans.deis import Variable, deis
 from skipjax.plans.dpm import dpm
-from skipjax.plans.euler import euler, euler_ancestral, heun
+from skipjax.plans.euler import edm, euler, euler_ancestral, heun
 from skipjax.plans.plan import Plan
 from skipjax.plans.pndm import f_pndm, ipndm, plms, s_pndm
 from skipjax.plans.singlestep import dpm_fast, dpm_singlestep
@@ -100,7 +100,8 @@ METHODS: dict[str, Method] = {
     "ddim": Method(ddim, 1, "DDIM without noise"),
     "euler": Method(euler, 1, "Euler in sigma / alpha: DDIM"),
     "euler_ancestral": Method(euler_ancestral, 1, "Euler with noise: DDIM with eta 1"),
-    "heun": Method(heun, 2, "Heun in sigma / alpha, as in EDM", 2, -1),
+    "heun": Method(heun, 2, "Heun in sigma / alpha", 2, -1),
+    "edm": Method(edm, 2, "EDM's sampler: Heun; plans.edm(..., churn=) adds noise to it", 2, -1),
     "dpm_1": Method(dpm_1, 1, "DPM-Solver-1: DDIM"),
     "dpm_2s": Method(dpm_2s, 2, "DPM-Solver-2", 2, -1),
     "dpm_3s": Method(dpm_3s, 3, "DPM-Solver-3", 3, -2),
@@ -221,7 +222,6 @@ def times_for(name: str, nfe: int) -> int:
 # What other libraries call them, as `_squeezed` has it.
 ALIASES = {
     "eulera": "euler_ancestral",
-    "edm": "heun",
     "unipc": "unipc_2",
     "lms": "deis_rhoab3",
     "ipndm": "ipndm_4",

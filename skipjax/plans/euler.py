@@ -4,12 +4,14 @@ In x / alpha the probability-flow ODE is d(x / alpha) / d rho = eps. Euler's met
 """
 
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from skipjax.plans.ddim import per_step
-from skipjax.plans.path import path
+from skipjax.plans.path import Level, path
+from skipjax.plans.path import levels as levels_at
 from skipjax.plans.plan import Plan
 from skipjax.plans.tape import Tape
 from skipjax.schedules import DATA, Schedule
@@ -83,12 +85,94 @@ def heun(schedule: Schedule, times: ArrayLike, *, end: float = DATA) -> Plan:
 
     Source: arXiv:2206.00364, algorithm 1.
     """
+    return edm(schedule, times, end=end).named("heun")
+
+
+@takes_schedule
+def edm(
+    schedule: Schedule,
+    times: ArrayLike,
+    *,
+    churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float = inf,
+    s_noise: float = 1.0,
+    end: float = DATA,
+) -> Plan:
+    """EDM's sampler: Heun's steps, each from a level that fresh noise raised before it.
+
+        gamma = min(churn / N, sqrt(2) - 1)  where s_min <= rho_s <= s_max,  else 0
+        rho_hat = (1 + gamma) rho_s
+        x_hat / alpha_hat = x_s / alpha_s + sqrt(rho_hat^2 - rho_s^2) s_noise z
+
+    and then `heun` from x_hat; without churn it is `heun`. In the table the noise belongs to the
+    row before, and the first step's to what sampling starts from. Only the level of the network's
+    first call in a step is raised. Above the schedule's largest rho its time goes on as it went
+    before where alpha = 1, and is not raised where it is not.
+
+    EDM takes grids.karras(schedule, N): N = 18 without churn for CIFAR-10, 40 for FFHQ and AFHQv2;
+    and for ImageNet-64 N = 256, churn 40, s_min 0.05, s_max 50, s_noise 1.003.
+
+    Args:
+        schedule: The forward process.
+        times: Where steps begin, as in `euler`.
+        churn: S_churn: how much noise is added and taken away again, in all steps together.
+        s_min: S_min: least rho from which a step is raised.
+        s_max: S_max: largest.
+        s_noise: S_noise: standard deviation of z; slightly above 1 makes up for detail that is
+            lost.
+        end: As in `euler`.
+
+    Raises:
+        ValueError: If `times` do not fit the schedule, or a number is negative.
+
+    Source: arXiv:2206.00364, algorithm 2, with sigma written as rho = sigma / alpha; appendix E.2.
+    """
+    for name, value in {
+        "churn": churn,
+        "s_min": s_min,
+        "s_max": s_max,
+        "s_noise": s_noise,
+    }.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}: it must be a number that is not negative")
+    levels = path(schedule, times, end)
+    gamma = min(churn / (len(levels) - 1), sqrt(2) - 1)
     tape = Tape(schedule, "eps")
-    x = tape.start()
-    for s, t in pairwise(path(schedule, times, end)):
-        x_s, _, eps = tape.call(x, s)
-        x = t.alpha * (x_s / s.alpha + (t.rho - s.rho) * eps)
+    x, std = tape.start(), None
+    for i, (s, t) in enumerate(pairwise(levels)):
+        hat = _raised(schedule, s, gamma) if s_min <= s.rho <= s_max else s
+        added = s_noise * sqrt(max(hat.rho**2 - s.rho**2, 0.0))
+        if hat is not s and i:
+            x = hat.alpha * (x / s.alpha + added * tape.noise())
+        elif hat is not s and s_noise != 1:
+            std = _prior_std(schedule, s, hat, added)
+        x_hat, _, eps = tape.call(x, hat)
+        x = t.alpha * (x_hat / hat.alpha + (t.rho - hat.rho) * eps)
         if t.t != DATA:
             _, _, eps_t = tape.call(x, t)
-            x = t.alpha * (x_s / s.alpha + (t.rho - s.rho) / 2 * (eps + eps_t))
-    return tape.plan(x, "heun", end)
+            x = t.alpha * (x_hat / hat.alpha + (t.rho - hat.rho) / 2 * (eps + eps_t))
+    return tape.plan(x, "edm", end).replace(prior_std=std)
+
+
+def _raised(schedule: Schedule, s: Level, gamma: float) -> Level:
+    """The level at (1 + gamma) rho."""
+    if not gamma or not s.alpha:
+        return s
+    rho = (1 + gamma) * s.rho
+    if np.all(schedule.alpha == 1):
+        log = np.log(schedule.sigma)
+        t = schedule.T - 1.0
+        if np.log(rho) <= log[-1]:
+            t = float(schedule.time(-np.log(rho)))
+        elif schedule.T > 1:
+            t += (np.log(rho) - log[-1]) / (log[-1] - log[-2])
+        return Level(float(t), 1.0, rho, -float(np.log(rho)))
+    last = schedule.log_snr(schedule.T - 1 - (schedule.alpha[-1] == 0))
+    return levels_at(schedule, [float(schedule.time(max(-np.log(rho), last)))])[0]
+
+
+def _prior_std(schedule: Schedule, s: Level, hat: Level, added: float) -> np.float64:
+    """Standard deviation of the first x_hat, with `added` z in x_hat / alpha_hat."""
+    before = s.sigma if np.all(schedule.alpha == 1) else 1.0
+    return np.float64(hat.alpha * np.hypot(before / s.alpha, added))

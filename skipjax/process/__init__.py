@@ -6,6 +6,9 @@ from skipjax.process.parameterizations import Point as Point
 from skipjax.process.parameterizations import consistency as consistency
 from skipjax.process.parameterizations import edm as edm
 from skipjax.process.parameterizations import eps_of as eps_of
+from skipjax.process.preconditions import Iddpm as Iddpm
+from skipjax.process.preconditions import Ve as Ve
+from skipjax.process.preconditions import Vp as Vp
 from skipjax.process.process import SCHEDULES as SCHEDULES
 from skipjax.process.process import Edm as Edm
 from skipjax.process.process import Flow as Flow

@@ -4,6 +4,7 @@ With x = alpha x_0 + sigma eps, a network's output is one of
 
     eps, x_0
     score       grad log p(x) = -eps / sigma        (Song et al. 2021, arXiv:2011.13456)
+    neg_eps     sigma times the score, -eps         (likewise, of networks that explode variance)
     v           alpha eps - sigma x_0               (Salimans & Ho 2022, arXiv:2202.00512)
     velocity    eps - x_0                           (Liu et al. 2023, arXiv:2209.03003)
     data_velocity   x_0 - eps, where time runs to the data  (Ma et al. 2024, arXiv:2401.08740)
@@ -67,6 +68,10 @@ def _from_score(score: jax.Array, x: jax.Array, point: Point) -> Pair:
     return _from_eps(-point.sigma * score, x, point)
 
 
+def _from_neg_eps(neg_eps: jax.Array, x: jax.Array, point: Point) -> Pair:
+    return _from_eps(-neg_eps, x, point)
+
+
 def _from_v(v: jax.Array, x: jax.Array, point: Point) -> Pair:
     return point.alpha * x - point.sigma * v, point.sigma * x + point.alpha * v
 
@@ -76,7 +81,7 @@ def _from_velocity(velocity: jax.Array, x: jax.Array, point: Point) -> Pair:
     return (x - point.sigma * velocity) / total, (x + point.alpha * velocity) / total
 
 
-def _from_data_velocity(velocity, x, point):
+def _from_data_velocity(velocity: jax.Array, x: jax.Array, point: Point) -> Pair:
     return _from_velocity(-velocity, x, point)
 
 
@@ -123,18 +128,18 @@ def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Parameteri
         sigma_min: The boundary: least level of the noise.
     """
 
-    def scales(point):
+    def scales(point: Point) -> tuple[jax.Array, jax.Array, jax.Array]:
         above = jnp.maximum(point.sigma - point.alpha * sigma_min, 0)
         power = above**2 + (point.alpha * sigma_data) ** 2
         c_out = above * sigma_data / jnp.sqrt(point.sigma**2 + (point.alpha * sigma_data) ** 2)
         return above, power, c_out
 
-    def predict(F, x, point):
+    def predict(F: jax.Array, x: jax.Array, point: Point) -> Pair:
         above, power, c_out = scales(point)
         x_0 = point.alpha * sigma_data**2 / power * x + c_out * F
         return x_0, (above**2 / power * x - point.alpha * c_out * F) / point.sigma
 
-    def target(x_0, eps, point):
+    def target(x_0: jax.Array, eps: jax.Array, point: Point) -> jax.Array:
         above, power, c_out = scales(point)
         left = (above**2 * x_0 - point.alpha * point.sigma * sigma_data**2 * eps) / power
         # At the boundary x_0 is x, whatever F says.
@@ -150,6 +155,7 @@ PARAMETERIZATIONS = {
     "score": Parameterization(
         _from_score, lambda x_0, eps, point: -eps / point.sigma, x_0_anywhere=False
     ),
+    "neg_eps": Parameterization(_from_neg_eps, lambda x_0, eps, point: -eps, x_0_anywhere=False),
     "velocity": Parameterization(_from_velocity, lambda x_0, eps, point: eps - x_0),
     "data_velocity": Parameterization(_from_data_velocity, lambda x_0, eps, point: x_0 - eps),
     "edm": edm(),

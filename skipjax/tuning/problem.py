@@ -22,7 +22,7 @@ from skipjax.config import SampleConfig, as_dtype, as_key, as_model, diffused_sh
 from skipjax.config.plans import fit
 from skipjax.denoisers import Denoise, Transform
 from skipjax.generation import denoiser, prior
-from skipjax.guidance import ByClassifier, Guidance
+from skipjax.guidance import Autoguidance, ByClassifier, Guidance
 from skipjax.plans import Plan
 from skipjax.pretrained import Pretrained
 from skipjax.sampling import starting_noise
@@ -125,6 +125,7 @@ class Problem(SampleConfig):
             )
         one_label = self.label is None or np.ndim(self.label) == 0
         by = next((w.classifier for w in sampler.guidance if isinstance(w, ByClassifier)), None)
+        other = next((w.model for w in sampler.guidance if isinstance(w, Autoguidance)), None)
         guided = None if not sampler.guidance else float(sampler.guidance[0].scale)
         about = {
             "checkpoint": model.fingerprint,
@@ -132,6 +133,7 @@ class Problem(SampleConfig):
             "guidance": scales or guided,
             "guidance_interval": self.guidance_interval,
             "classifier": None if by is None else by.name,
+            "guide": None if other is None else other.name,
             "label": self.label if one_label else "one for each picture",
             "clip": self.clip is not False,
             "dtype": sampler.dtype.name,

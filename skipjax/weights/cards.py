@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.weights import parts
+from skipjax.weights import edm_models, edm_pickle, parts
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it where it was installed from a wheel.
@@ -60,13 +60,16 @@ def find(checkpoint: str | Path) -> Path:
 
 
 def describe(checkpoint: str | Path) -> Card:
-    """All that is known of a checkpoint: a bundled or released name, a folder, or a file.
+    """All that is known of a checkpoint: a bundled or released name, a folder, or a file; a pickle
+    of EDM's says itself what it is.
 
     Raises:
         ValueError: If nothing is.
     """
     path = Path(checkpoint)
     card = None if (path / "card.json").is_file() else of_file(path)
+    if card is None and path.is_file() and edm_pickle.is_one(path):
+        return parts.describe(edm_models.described(edm_pickle.snapshot(path), path.stem))
     return card or read(find(checkpoint) / "card.json")
 
 

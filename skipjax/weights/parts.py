@@ -8,9 +8,9 @@
      "codec": {"kind": ...}                                         or nothing, for pixels
     }
 
-A schedule is a name in `process.SCHEDULES`, T betas, or {"alpha": [T], "sigma": [T]}. Cards as
-they were before there were parts ("unet", "schedule", "prediction", ... side by side) are read
-too.
+A schedule is a name in `process.SCHEDULES`, T betas, {"alpha": [T], "sigma": [T]}, or the range of
+one that explodes variance, {"sigma_min": ..., "sigma_max": ...}. Cards as they were before there
+were parts ("unet", "schedule", "prediction", ... side by side) are read too.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from skipjax import conditioners
 from skipjax.conditioners import Conditioner, Joint, Labels
 from skipjax.models import ClassifierConfig
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.process import Process, Times, as_schedule, name_of
-from skipjax.schedules import Schedule
+from skipjax.process import Process, Times, as_schedule, name_of, same_schedule
+from skipjax.schedules import Schedule, variance_exploding
 from skipjax.weights import adm, registry
 
 Card = dict[str, Any]
@@ -68,14 +68,11 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
 def describe(model: Pretrained | Classifier) -> Card:
     """The parts of a model, as a card has them."""
     process = model.process
-    schedule: Any = name_of(process.schedule)
-    if schedule is None:
-        schedule = {name: np.asarray(a).tolist() for name, a in process.schedule._asdict().items()}
     card = {
         "name": model.name,
         "network": registry.describe(model.network),
         "process": {
-            "schedule": schedule,
+            "schedule": _describe_schedule(process.schedule),
             "T": process.schedule.T,
             "parameterization": process.parameterization,
             "precondition": registry.describe(process.precondition),
@@ -118,7 +115,8 @@ def _process(said: Any) -> Process:
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ValueError(f"process: T is {T!r}: it must be a whole number of at least 1")
     if isinstance(schedule, Mapping):
-        schedule = _tabulated(schedule)
+        ranged = schedule.keys() == {"sigma_min", "sigma_max"}
+        schedule = _ranged(schedule, T) if ranged else _tabulated(schedule)
     try:
         schedule = as_schedule(schedule, T)
     except ValueError as error:
@@ -141,6 +139,23 @@ class _Fields:
     precondition: Any = None
     variance: str = "small"
     bounds: tuple[float, float] | None = None
+
+
+def _describe_schedule(schedule: Schedule) -> Any:
+    name = name_of(schedule)
+    if name is not None:
+        return name
+    ends = {"sigma_min": float(schedule.sigma[0]), "sigma_max": float(schedule.sigma[-1])}
+    if schedule.T > 1 and same_schedule(schedule, variance_exploding(schedule.T, **ends)):
+        return ends
+    return {name: np.asarray(a).tolist() for name, a in schedule._asdict().items()}
+
+
+def _ranged(ends: Mapping[str, Any], T: int) -> Schedule:
+    try:
+        return variance_exploding(T, float(ends["sigma_min"]), float(ends["sigma_max"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"process: {error}") from None
 
 
 def _tabulated(tables: Mapping[str, Any]) -> Schedule:

@@ -12,9 +12,17 @@ from typing import Any
 
 from skipjax.codecs import Identity
 from skipjax.conditioners import Labels, Pictures
-from skipjax.models import ClassifierConfig, DiTConfig, UNet2DConfig, UNetConfig
-from skipjax.process import Edm, Flow, Times
-from skipjax.weights import adm, dit, unet2d
+from skipjax.models import (
+    ClassifierConfig,
+    DhariwalUNetConfig,
+    DiTConfig,
+    MagnitudeUNetConfig,
+    SongUNetConfig,
+    UNet2DConfig,
+    UNetConfig,
+)
+from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
+from skipjax.weights import adm, dit, edm, edm_models, unet2d
 from skipjax.weights.fields import construct as construct
 from skipjax.weights.fields import nearest
 
@@ -28,24 +36,36 @@ KINDS: dict[str, type] = {
     "unet2d": UNet2DConfig,
     "classifier": ClassifierConfig,
     "dit": DiTConfig,
+    "song_unet": SongUNetConfig,
+    "dhariwal_unet": DhariwalUNetConfig,
+    "magnitude_unet": MagnitudeUNetConfig,
     "labels": Labels,
     "pictures": Pictures,
     "identity": Identity,
     "times": Times,
     "flow": Flow,
     "edm": Edm,
+    "vp": Vp,
+    "ve": Ve,
+    "iddpm": Iddpm,
 }
 FILES: dict[type, ToParams] = {
     UNetConfig: adm.to_params,
     ClassifierConfig: adm.to_params,
     UNet2DConfig: unet2d.to_params,
     DiTConfig: dit.to_params,
+    SongUNetConfig: edm.to_params,
+    DhariwalUNetConfig: edm.to_params,
+    MagnitudeUNetConfig: edm.to_params,
 }
 MODELS: dict[type, Model] = {
     UNetConfig: adm.model,
     ClassifierConfig: adm.model,
     UNet2DConfig: unet2d.model,
     DiTConfig: dit.model,
+    SongUNetConfig: edm_models.model,
+    DhariwalUNetConfig: edm_models.model,
+    MagnitudeUNetConfig: edm_models.model,
 }
 
 

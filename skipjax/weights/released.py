@@ -1,4 +1,4 @@
-"""Released files of weights, .pt or .safetensors: one array at a time, to where it belongs."""
+"""Files of weights, .pt, .safetensors or .pkl: one array at a time, to where it belongs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,16 @@ from skipjax.weights import (
     attention_order,
     cards,
     checksums,
+    edm_models,
+    edm_pickle,
     folders,
     parts,
     registry,
     state_dict,
 )
 from skipjax.weights.cards import Card
+
+_OWN = ("network", "process")  # what a pickle says itself, whatever its card does
 
 # What a file holds, where no card knows: an architecture, or a model without params.
 Described = UNetConfig | ClassifierConfig | Pretrained | Classifier
@@ -52,8 +56,7 @@ def load(
         ValueError: If the file is damaged or not what it was at first, nothing is known of it, or
             the weights do not fit what is known, or are not finite.
     """
-    known = _card(path, card, config)
-    model = cards.model(known) if config is None else parts.described(config, path.stem)
+    known, model = _described(path, card, config, key)
     record = checksums.Record(path, known.get("sha256"))
     record.check()
     model = replace(model, params=_params(path, model.network, dtype, where, key))
@@ -73,7 +76,7 @@ def convert(
         ValueError: As `load` does; if there is something at `out`, or no room for it.
     """
     with pending_folder(out) as temporary:
-        described = _card(path, card, None)
+        described, _ = _described(path, card, None, key)
         loaded = load(path, card, None, dtype, None, key)
         origin = {"file": path.name, "sha256": checksums.sha256(path)}
         number = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
@@ -81,6 +84,26 @@ def convert(
         described.setdefault("parameters", number)
         folders.save(temporary, loaded.params, described, dtype)
         return described
+
+
+def _described(
+    path: Path, card: str | None, config: Described | None, key: str | None
+) -> tuple[Card, Pretrained | Classifier]:
+    """The card of a file, and what is in it: a model without params."""
+    own = None
+    if config is None and edm_pickle.is_one(path):
+        try:
+            own = edm_models.described(edm_pickle.snapshot(path, key), path.stem)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if card is None and cards.of_file(path) is None:
+            return parts.describe(own), own
+    known = _card(path, card, config)
+    model = cards.model(known) if config is None else parts.described(config, path.stem)
+    if own is None:
+        return known, model
+    model = edm_models.with_card(own, model)
+    return known | {k: v for k, v in parts.describe(model).items() if k in _OWN}, model
 
 
 def _card(path: Path, card: str | None, config: Described | None) -> Card:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skipjax.weights import safetensors_file, torch_file
+from skipjax.weights import edm_pickle, safetensors_file, torch_file
 from skipjax.weights.torch_pickle import ALONE, Unknown, shown
 from skipjax.weights.torch_tensors import Tensor
 
@@ -27,11 +27,11 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
     "_orig_mod.", "model.", several of them too) are taken off.
 
     Args:
-        path: A .safetensors, or a .pt, .pth or .ckpt that torch.save wrote.
+        path: A .safetensors, a .pt, .pth or .ckpt that torch.save wrote, or a .pkl of EDM's.
         key: Where the state dict to take lies in the file, e.g. "ema", or "a.b" for "b" in "a".
-            Default: the file itself, or the only state dict in it that is not an optimiser's, or
-            the one whose key says "ema" beside others with the same names. Where a key was
-            chosen so, a UserWarning says which.
+            Default: of a .pkl "ema"; of others the file itself, or the only state dict in it that
+            is not an optimiser's, or the one whose key says "ema" beside others with the same
+            names. Where a key was chosen so, a UserWarning says which.
 
     Returns:
         Tensors with a `shape`, by name. Numbers, strings and all else is left out.
@@ -45,6 +45,8 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
     try:
         reader = _reader(path)
         content = reader(path)
+        if reader is edm_pickle.state_dicts and key is None and edm_pickle.EMA in content:
+            key = edm_pickle.EMA
         if reader is not safetensors_file.state_dict:
             content = _plain(_choice(path, content, key))
         elif key is not None:
@@ -63,6 +65,8 @@ def _reader(path: Path) -> Callable[[Path], Any]:
         return torch_file.read_zip
     if torch_file.is_legacy(head):
         return torch_file.read_legacy
+    if edm_pickle.is_one(path):
+        return edm_pickle.state_dicts
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return safetensors_file.state_dict
     if not head:
@@ -72,7 +76,7 @@ def _reader(path: Path) -> Callable[[Path], Any]:
     elif head.startswith(b"version https://git-lfs"):
         problem = "is a pointer of Git LFS in place of the file: run git lfs pull"
     elif head[257:262] == b"ustar" or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
-        problem = f"is of torch before 0.2, or a bare pickle: save it again with {ALONE}"
+        problem = torch_file.BARE
     else:
         problem = f"begins with {head[:8]!r}: it is no .safetensors, nor did torch.save write it"
     raise ValueError(problem)

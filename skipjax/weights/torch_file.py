@@ -20,6 +20,7 @@ _MAX_DIRECTORY = 2**22
 _HEADER = struct.Struct("<4s22x2H")
 _ENCRYPTED = 0x1 | 0x20 | 0x40 | 0x2000  # or patched
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+BARE = f"is of torch before 0.2, or a bare pickle: save it again with {ALONE}"
 
 
 def is_zip(head: bytes) -> bool:
@@ -53,15 +54,24 @@ def read_zip(path: Path) -> Any:
     return content
 
 
-def read_legacy(path: Path) -> Any:
-    """What torch before 1.6 wrote to a file, as `read_zip` gives it.
+def read_legacy(
+    path: Path, start: int = 0, size: int | None = None, limit: int = _MAX_PICKLE
+) -> Any:
+    """What torch before 1.6 wrote to a file, or to a part of it, as `read_zip` gives it.
+
+    Args:
+        path: The file.
+        start: Where it begins in there.
+        size: Bytes that it has; default: those up to the end of the file.
+        limit: Bytes that its pickles may have.
 
     Raises:
         ValueError: If it is damaged.
     """
-    end = path.stat().st_size
+    end = path.stat().st_size if size is None else start + size
     with path.open("rb") as file:
-        stream = Stream(file.read(min(end, _MAX_PICKLE)))
+        file.seek(start)
+        stream = Stream(file.read(min(end - start, limit)))
         storages = Storages("little")  # whatever the machine was
         magic, protocol, _, content, keys = (
             torch_pickle.load(stream, KNOWN, storages.load) for _ in range(5)
@@ -70,7 +80,7 @@ def read_legacy(path: Path) -> Any:
             raise ValueError(f"is not of a protocol of torch's that is known; {DAMAGED}")
         if type(keys) is not list or len(keys) != len(storages):
             raise ValueError(f"its pickle names other storages than follow; {DAMAGED}")
-        start = stream.tell()
+        start += stream.tell()
         for key in keys:
             if type(key) is not str or key not in storages or storages[key].segment:
                 raise ValueError(f"its pickle names other storages than follow; {DAMAGED}")

@@ -18,7 +18,7 @@ from typing import Any
 
 DAMAGED = "the file is damaged or cut short: download or copy it again"
 ALONE = "torch.save(model.state_dict(), path)"
-_MAX_READS = 2**20  # a tensor takes 65 to 75
+MAX_READS = 2**20  # a tensor takes 65 to 75
 # What torch.save writes of data under protocols 2 to 5, but nothing that hashes or calls at will.
 _OPCODES = """
     PROTO FRAME STOP POP POP_MARK MARK BINPERSID GLOBAL STACK_GLOBAL NONE NEWTRUE NEWFALSE
@@ -49,10 +49,28 @@ class Unknown:
     add = extend = append
 
 
+class Stated:
+    """Stands in for an object of which nothing is known but the attributes that a pickle gives it.
+
+    Attributes:
+        name: Of its class, or what made it.
+        state: The attributes, whatever the pickle gives; None before, and where it gives none.
+    """
+
+    __slots__ = ("name", "state")
+
+    def __init__(self, name: str):
+        self.name, self.state = name, None
+
+
 class Stream(io.BytesIO):
     """Bytes of one or more pickles, of which no more is read than is there."""
 
     _reads = 0
+
+    def passage(self, size: int) -> Any:
+        """What stands for the next `size` bytes, where a pickle has bytes: themselves."""
+        return self.read(size)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next `size` bytes, all of them.
@@ -61,7 +79,7 @@ class Stream(io.BytesIO):
             ValueError: If there are less, or this was asked too often.
         """
         self._reads += 1
-        if self._reads > _MAX_READS:
+        if self._reads > MAX_READS:
             raise ValueError(
                 f"its pickle has too many parts: save the state dict alone, with {ALONE}"
             )
@@ -72,14 +90,14 @@ class Stream(io.BytesIO):
 
 
 def load(
-    stream: Stream,
+    stream: Any,
     known: dict[tuple[str, str], Any],
     load_persistent: Callable[[Any], Any],
 ) -> Any:
     """The object that the next pickle of a stream describes.
 
     Args:
-        stream: Left after the end of that pickle.
+        stream: A `Stream`, or what can do the same; left after the end of that pickle.
         known: What stands in for globals, by module and name. The functions among them are called
             with whatever the pickle gives; they may take no `*args`, so that a call is soon done.
         load_persistent: Called with a persistent id, of any type, for what it stands for.
@@ -108,17 +126,32 @@ class _Unpickler(_InPython):
     }
     # What is added to it is dropped, as it would have to be hashed.
     dispatch[pickle.EMPTY_SET[0]] = lambda self: self.append(Unknown("set"))
-    # The library makes room for a bytearray before it reads one.
-    dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]
 
-    def __init__(self, stream: Stream, known: dict, load_persistent: Callable[[Any], Any]):
+    def __init__(self, stream: Any, known: dict, load_persistent: Callable[[Any], Any]):
         super().__init__(stream)
         self._known, self.persistent_load = known, load_persistent
+        self._passage = stream.passage
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self._known:
             return self._known[module, name]
         return Unknown(f"{module[:80]}.{name[:80]}")  # or long names add up
+
+    def load_short_binbytes(self) -> None:
+        self.append(self._passage(self.read(1)[0]))
+
+    dispatch[pickle.SHORT_BINBYTES[0]] = load_short_binbytes
+
+    def load_binbytes(self) -> None:
+        self.append(self._passage(int.from_bytes(self.read(4), "little")))
+
+    dispatch[pickle.BINBYTES[0]] = load_binbytes
+
+    def load_binbytes8(self) -> None:
+        self.append(self._passage(int.from_bytes(self.read(8), "little")))
+
+    # For a bytearray the library makes room before it reads one.
+    dispatch[pickle.BINBYTES8[0]] = dispatch[pickle.BYTEARRAY8[0]] = load_binbytes8
 
     def load_frame(self) -> None:
         self.read(8)  # a frame is a hint of how much to read at once
@@ -139,7 +172,9 @@ class _Unpickler(_InPython):
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
 
     def load_build(self) -> None:
-        self.stack.pop()  # attributes, such as the _metadata of a module's state dict
+        state = self.stack.pop()  # attributes, such as the _metadata of a module's state dict
+        if type(self.stack[-1]) is Stated:
+            self.stack[-1].state = state
 
     dispatch[pickle.BUILD[0]] = load_build
 

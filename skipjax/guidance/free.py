@@ -1,9 +1,4 @@
-"""What makes a denoiser prefer what its condition says: values, and denoisers that wrap denoisers.
-
-A scale may be traced, so that a sweep over it runs one compiled program; so may the interval of
-times (low, high), both included, outside which there is no guidance and nothing is computed for it
-(Kynkaanniemi et al. 2024, arXiv:2404.07724).
-"""
+"""Guidance by what the network itself says without its condition."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,14 +9,8 @@ import jax.numpy as jnp
 
 from skipjax.conditioners import Condition
 from skipjax.denoisers import Denoise, Prediction
-from skipjax.pretrained import Classifier
+from skipjax.guidance.interval import Interval, for_all, inside_of, over
 from skipjax.process import Parameterization, Point
-
-LogProb = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> log p(y | x) [B]
-Interval = tuple[jax.Array | float, jax.Array | float]
-# Key of a condition that the network is never told: the class that a classifier guides towards,
-# where its numbers are not those of "label".
-CLASS = "class"
 
 
 @jax.tree_util.register_dataclass
@@ -41,66 +30,6 @@ class ClassifierFree:
     interval: Interval | None = None
     rescale: Any = None
     channels: int | None = field(default=None, metadata={"static": True})
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ByClassifier:
-    """Guidance by the gradient of a classifier of noisy samples: `classifier`.
-
-    Attributes:
-        classifier: What guides, towards the condition's "class", or its "label" where that is
-            missing.
-        scale: 1 for Bayes' rule, more to insist; one for all, or [B].
-        interval: Least and largest time at which to guide; default: at all times.
-        remat: Whether its layers are computed again for the gradient, to save memory. Static.
-    """
-
-    classifier: Classifier
-    scale: Any = 1.0
-    interval: Interval | None = None
-    remat: bool = field(default=False, metadata={"static": True})
-
-
-Guidance = ClassifierFree | ByClassifier
-
-
-def classifier(
-    denoise: Denoise, log_prob: LogProb, scale: jax.Array | float, interval: Interval | None = None
-) -> Denoise:
-    """Guidance by a classifier of noisy pictures: gradient = scale d log p(y | x) / dx.
-
-    The gradient stands beside the prediction, added to that of what guides already. A plan adds it
-    to the mean of a step, times the step's variance, where it draws from a posterior (DDPM,
-    skipped-step), and takes it from eps elsewhere (DDIM and every other solver):
-    `skipjax.denoisers.steered`.
-
-    Args:
-        denoise: What to guide; clip it before, as ADM does: what guidance adds is not clipped.
-        log_prob: log p(y | x) of noisy pictures x [B, ...] at times t [B], float [B].
-        scale: 1 for the posterior by Bayes' rule, more to insist, 0 for no guidance; one for all
-            pictures, or one each, [B].
-        interval: Least and largest time at which to guide; default: at all times.
-
-    Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), algorithms 1 and 2.
-    """
-
-    def guided(x: jax.Array, point: Point) -> Prediction:
-        def gradient(x: jax.Array) -> jax.Array:
-            t = jnp.broadcast_to(point.t, x.shape[:1])
-            return jax.grad(lambda x: log_prob(x, t).sum())(x)
-
-        inside = _inside(point.t, interval)
-        if _for_all(inside, interval):
-            found = jax.lax.cond(inside, gradient, jnp.zeros_like, x)
-        else:
-            found = gradient(x)
-        scaled = jnp.where(_over(inside, x), _over(scale, x) * found, 0)
-        prediction = denoise(x, point)
-        others = prediction.gradient
-        return prediction._replace(gradient=scaled if others is None else others + scaled)
-
-    return guided
 
 
 def classifier_free(
@@ -139,7 +68,7 @@ def classifier_free(
     """
 
     def guided(x: jax.Array, point: Point) -> Prediction:
-        inside = _inside(point.t, interval)
+        inside = inside_of(point.t, interval)
 
         def conditional(x: jax.Array) -> Prediction:
             return denoise(condition)(x, point)
@@ -152,7 +81,7 @@ def classifier_free(
             wanted, without = _every_other(both, 0), _every_other(both, 1)
 
             def mix(a: jax.Array, b: jax.Array) -> jax.Array:
-                mixed = jnp.where(_over(inside, x), b + _over(scale, x) * (a - b), a)
+                mixed = jnp.where(over(inside, x), b + over(scale, x) * (a - b), a)
                 if channels is None:
                     return mixed
                 return jnp.concatenate([mixed[..., :channels], a[..., channels:]], axis=-1)
@@ -164,7 +93,7 @@ def classifier_free(
                 output = row.target(x_0, eps, point)
                 spread = _std(theirs[..., :channels]) / _std(output[..., :channels])
                 factor = rescale * spread + 1 - rescale
-                scaled = jnp.where(_over(inside, x), factor, 1) * output
+                scaled = jnp.where(over(inside, x), factor, 1) * output
                 if channels is not None:
                     scaled = jnp.concatenate(
                         [scaled[..., :channels], output[..., channels:]], axis=-1
@@ -172,27 +101,11 @@ def classifier_free(
                 x_0, eps = row.predict(scaled, x, point)
             return Prediction(x_0, eps, wanted.log_variance)
 
-        if _for_all(inside, interval):
+        if for_all(inside, interval):
             return jax.lax.cond(inside, mixed, conditional, x)
         return mixed(x)
 
     return guided
-
-
-def _for_all(inside: jax.Array, interval: Interval | None) -> bool:
-    """Whether guidance may be left out of a call, for the whole batch at once."""
-    return interval is not None and not inside.ndim
-
-
-def _inside(t: jax.Array, interval: Interval | None) -> jax.Array:
-    low, high = (-jnp.inf, jnp.inf) if interval is None else interval
-    return jnp.asarray((t >= low) & (t <= high))
-
-
-def _over(value: jax.Array | float, x: jax.Array) -> jax.Array:
-    """One for all pictures as it is; one per picture, [B], made to broadcast against x."""
-    value = jnp.asarray(value)
-    return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 
 
 def _std(x: jax.Array) -> jax.Array:
