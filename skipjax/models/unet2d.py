@@ -153,6 +153,7 @@ class UNet2D(nn.Module):
         label = condition["label"]
         if config.class_embed_type == "timestep":
             return emb + TimeEmbedding(width, name="class_embedding")(project(label))
+        assert config.num_classes is not None  # or it would take no labels
         normal = nn.initializers.normal(1.0)
         table = nn.Embed(config.num_classes, width, embedding_init=normal, name="class_embedding")
         return emb + table(label).astype(jnp.float32)
@@ -162,7 +163,7 @@ class UNet2D(nn.Module):
         config, channels = self.config, self.config.block_out_channels[0]
         if config.time_embedding_type == "fourier":
             return Fourier(channels, name="time_proj")
-        if config.time_embedding_type == "learned":
+        if config.time_embedding_type == "learned" and config.num_train_timesteps:
             table = nn.Embed(config.num_train_timesteps, channels, name="time_proj")
             return lambda t: table(jnp.round(t).astype(jnp.int32)).astype(jnp.float32)
         sine_first = not config.flip_sin_to_cos
