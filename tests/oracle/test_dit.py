@@ -120,6 +120,27 @@ def test_diffusers_network(kind, tmp_path):
         close(ours(model, x, t, y), nhwc(theirs))
 
 
+def test_the_loop_of_diffusers_pipeline_guides_every_channel(tmp_path):
+    network = at_random(diffusers.DiTTransformer2DModel(**TINY))
+    model, steps = saved(network, tmp_path), 5
+    x, _, y = inputs((16, 16, 4), [0, 0], 10)
+    plan = skipjax.plans.ddim(model.schedule, skipjax.grids.leading(1000, steps))
+    condition, key = {"label": jnp.asarray(y)}, jax.random.key(0)
+    found = skipjax.generate(
+        model, plan, key, jnp.arange(2), condition, guidance=ClassifierFree(4.0), start=(x, 0)
+    )
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(steps)
+    latents, labels = torch.tensor(np.moveaxis(x, -1, 1)), torch.tensor([*y, 10, 10])
+    with torch.inference_mode():
+        for t in scheduler.timesteps:
+            twice = torch.cat([latents, latents])
+            out = network(twice, timestep=t.expand(4), class_labels=labels).sample[:, :4]
+            wanted, null = out.chunk(2)
+            latents = scheduler.step(null + 4.0 * (wanted - null), t, latents).prev_sample
+    close(found, nhwc(latents), 1e-4)
+
+
 @pytest.mark.slow
 def test_xl_2_at_full_size(tmp_path, capsys):
     """675 million weights: 3 GB on disk, and 12 in memory."""
