@@ -261,6 +261,11 @@ def test_config_json_of_diffusers(shared, subtests):
         ({"cross_attention_dim": 768}, "cross_attention_dim is 768"),
         ({"out_channels": 5}, "out_channels is 5: it must be in_channels, 4, or twice"),
         ({"num_embeds_ada_norm": None}, "num_embeds_ada_norm is None"),
+        ({"sample_size": None}, "sample_size is None: it must be a whole number"),
+        ({"num_layers": "28"}, "num_layers is '28': it must be a whole number"),
+        ({"attention_bias": 1}, "attention_bias is 1: it must be true or false"),
+        ({"dropout": "0"}, "dropout is '0': it must be a number"),
+        ({"norm_eps": True}, "norm_eps is True: it must be a number"),
         ({"patch_size": 3}, "sample_size is 32: it must be a multiple of patch_size, 3"),
     ]:
         with subtests.test(match), pytest.raises(ValueError, match=match):

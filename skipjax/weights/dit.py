@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from skipjax.checks import whole
 from skipjax.conditioners import Labels
 from skipjax.models import DiTConfig, param_shapes
 from skipjax.models.dit import DIFFUSERS
@@ -149,15 +150,19 @@ def config_of(fields: Mapping[str, Any]) -> DiTConfig:
             f"config.json: nothing is known of {', '.join(sorted(unknown))}", stacklevel=2
         )
     said = DEFAULTS | given
+    for key, default in DEFAULTS.items():
+        if type(default) is int:
+            said[key] = whole(key, said[key], 1)
+        elif isinstance(default, (bool, float)) and not _like(said[key], default):
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            raise ValueError(f"{key} is {said[key]!r}: it must be {kind}")
     channels, heads = said["in_channels"], said["num_attention_heads"]
-    out, classes = said["out_channels"] or channels, said["num_embeds_ada_norm"]
+    out = channels if said["out_channels"] is None else said["out_channels"]
     if out not in (channels, 2 * channels):
         raise ValueError(
             f"out_channels is {out}: it must be in_channels, {channels}, or twice as many for a "
             "learned variance"
         )
-    if classes is None:
-        raise ValueError("num_embeds_ada_norm is None: it must be the number of classes")
     return DiTConfig(
         sample_size=said["sample_size"],
         hidden_size=heads * said["attention_head_dim"],
@@ -165,13 +170,20 @@ def config_of(fields: Mapping[str, Any]) -> DiTConfig:
         num_heads=heads,
         patch_size=said["patch_size"],
         in_channels=channels,
-        num_classes=classes + 1,
+        num_classes=said["num_embeds_ada_norm"] + 1,
         sigma="none" if out == channels else "given",
         qkv_bias=said["attention_bias"],
         exact_gelu=said["activation_fn"] == "gelu",
         dropout=said["dropout"],
         **DIFFUSERS | {"mlp_norm_eps": said["norm_eps"]},
     )
+
+
+def _like(value: Any, default: bool | float) -> bool:
+    """Whether a value of JSON may stand for a default."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, (int, float))
 
 
 def model(config: DiTConfig, name: str) -> Pretrained:
