@@ -55,6 +55,8 @@ def load(
     key: str | None = None,
     dtype: DTypeLike = jnp.float32,
     sharding: Placement | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
 ) -> Any: ...
 
 
@@ -66,13 +68,17 @@ def load(
     key: str | None = None,
     dtype: DTypeLike = jnp.float32,
     sharding: Placement | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
 ) -> Pretrained | Classifier:
     """Loads a checkpoint, after checking its files against the sha256 that is known of them.
 
     Args:
-        checkpoint: A bundled name ("emoji32"), a checkpoint's folder, or a released file of
-            weights, .pt or .safetensors ("256x256_diffusion.pt"), or .pkl of EDM's, which says
-            itself what it holds.
+        checkpoint: A checkpoint's folder; a folder that diffusers wrote, of a pipeline or of its
+            network alone; a released file of weights, .pt or .safetensors
+            ("256x256_diffusion.pt"), or .pkl of EDM's, which says itself what it holds; a bundled
+            name ("emoji32"); or a name of the Hugging Face hub ("google/ddpm-cifar10-32"), of
+            which only the files that are needed are fetched where its cache does not hold them.
         card: Name or .json of the card that describes the file; default: found by the file's name.
         config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
             are None; or just the architecture, and then it is taken to be trained as ADM's are
@@ -83,6 +89,9 @@ def load(
         sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
             `skipjax.sharding.mesh` to split them over, a function from a shape to a sharding, or
             a pytree of shardings. Each array goes straight there. Default: the first device.
+        revision: Branch, tag or commit of a name of the hub. Default: main.
+        variant: Of weights that diffusers wrote, such as "fp16"; where there is none such, the
+            plain ones are taken, which is said. Default: the plain ones.
 
     Returns:
         A `Pretrained`, or for a classifier of noisy pictures a `Classifier`: the weights as a
@@ -90,10 +99,17 @@ def load(
 
     Raises:
         ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
-            do not fit the architecture, or one is not finite.
+            do not fit the architecture, or one is not finite; or the hub does not give it.
     """
     return loading.load(
-        checkpoint, card=card, config=config, key=key, dtype=dtype, sharding=sharding
+        checkpoint,
+        card=card,
+        config=config,
+        key=key,
+        dtype=dtype,
+        sharding=sharding,
+        revision=revision,
+        variant=variant,
     )
 
 
@@ -142,7 +158,8 @@ def sample(
             axes that no weight is split over.
         key: From `jax.random.key`.
         skip: Stride over the T training times, 1 .. T; the network is called ceil(T / skip) times.
-            Default: 20; of a consistency model one call, and no skip.
+            Default: the checkpoint's own sampler where it has one, one call of a consistency
+            model, else 20.
         cutoff: Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T.
             Default: 0.
         num: How many samples, with ids 0 .. num-1. Default: as many as `low_res`, labels or
@@ -165,9 +182,10 @@ def sample(
         guidance_interval: Least and largest time at which to guide. Default: at all times.
         guidance_rescale: Of guidance without a classifier: part of the way back to the spread of
             the conditional output, 0 .. 1. Default: 0.
-        steps: One of ADM's strings instead of `skip` and `cutoff`, for ADM's own sampler:
-            "250", "90,60,60,20,20", "" for all T times; "ddim25" for DDIM. With the name of a plan
-            how many times its grid has, or one of ADM's strings.
+        steps: Of the checkpoint's own sampler, where it has one: how many steps. Else one of ADM's
+            strings instead of `skip` and `cutoff`, for ADM's own sampler: "250",
+            "90,60,60,20,20", "" for all T times; "ddim25" for DDIM. With the name of a plan how
+            many times its grid has, or one of ADM's strings.
         nfe: Network calls, instead of `skip` and `steps`: of the plan that is named; or of one
             that was tuned for the checkpoint and comes with it, where there is one, and of
             dpmpp_2m otherwise; of a consistency model, of `plans.consistency` on Karras's times.
@@ -179,7 +197,7 @@ def sample(
             .json of one.
         grid: Which times those are, a name in `skipjax.grids.GRIDS`. Default: "trailing".
         clip: Whether predictions of x_0 are kept in the bounds of the data. Default: where it has
-            any, as pixels have.
+            any, as pixels have; or as the checkpoint's own sampler does.
         threshold: Quantile of dynamic thresholding, in (0, 1], instead of clipping: where guidance
             is strong it keeps pictures from saturating. 0.995 is usual.
         dtype: What the network computes in, float32 or bfloat16.

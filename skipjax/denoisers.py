@@ -25,12 +25,15 @@ class Prediction(NamedTuple):
             largest, at 1; [B, ...], of a network that learns it.
         gradient: What guides, the scaled gradient of log p(y | x), [B, ...]. x_0 and eps do not
             contain it: a plan applies it, through them (`steered`) or through the mean of a step.
+        excess: What clipping or thresholding took off: x_0 as the network says it, less x_0 as it
+            is here, [B, ...]. A plan may undo some of it.
     """
 
     x_0: jax.Array
     eps: jax.Array
     log_variance: jax.Array | None = None
     gradient: jax.Array | None = None
+    excess: jax.Array | None = None
 
 
 # (x [B, ..., C], t [B]) -> [B, ..., C], or [B, ..., 2C] where a variance is learned.
@@ -108,8 +111,7 @@ def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
 
     def clipped(x: jax.Array, point: Point) -> Prediction:
         prediction = denoise(x, point)
-        x_0 = jnp.clip(prediction.x_0, low, high)
-        return prediction._replace(x_0=x_0, eps=eps_of(x, x_0, point))
+        return _limited(prediction, jnp.clip(prediction.x_0, low, high), x, point)
 
     return clipped
 
@@ -137,8 +139,7 @@ def threshold(
         picture = tuple(range(1, x.ndim))
         s = jnp.quantile(jnp.abs(prediction.x_0), quantile, axis=picture, keepdims=True)
         s = jnp.clip(s, 1, largest)
-        x_0 = jnp.clip(prediction.x_0, -s, s) / s
-        return prediction._replace(x_0=x_0, eps=eps_of(x, x_0, point))
+        return _limited(prediction, jnp.clip(prediction.x_0, -s, s) / s, x, point)
 
     return thresholded
 
@@ -231,6 +232,14 @@ def _read(name: str, network: Function) -> Denoise:
         return network(x, jnp.broadcast_to(point.t, x.shape[:1]))
 
     return of(PARAMETERIZATIONS[name], told)
+
+
+def _limited(prediction: Prediction, x_0: jax.Array, x: jax.Array, point: Point) -> Prediction:
+    """The prediction with another x_0, eps to agree with it, and a note of what was taken off."""
+    excess = prediction.x_0 - x_0
+    if prediction.excess is not None:
+        excess = prediction.excess + excess
+    return prediction._replace(x_0=x_0, eps=eps_of(x, x_0, point), excess=excess)
 
 
 def _split(output: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from skipjax.codecs import Codec, Identity
 from skipjax.conditioners import Condition, Conditioner, Labels, part
 from skipjax.models import ClassifierConfig
+from skipjax.plans.schedulers import Scheduler
 from skipjax.process import Process
 from skipjax.schedules import Schedule
 
@@ -69,6 +70,8 @@ class Pretrained:
         conditioner: From words to what conditions the network; None if nothing does.
         codec: Between samples and what is diffused; of pixels, nothing is between them.
         name: What it is called; static.
+        scheduler: Its own sampler, with which it is sampled where nothing else is asked for;
+            static; None for skipped-step sampling.
         source: The folder or file that it was read from, if it was; no part of the pytree, and so
             lost where that is mapped or compiled.
     """
@@ -79,6 +82,7 @@ class Pretrained:
     conditioner: Conditioner | None = None
     codec: Codec = Identity()
     name: str = "network"
+    scheduler: Scheduler | None = None
     source: str | None = None
 
     def __repr__(self) -> str:
@@ -120,7 +124,7 @@ class Pretrained:
         """What a sampling program takes: without what encodes, decodes and names, so that models
         which differ in these share one program.
         """
-        return self.replace(conditioner=None, codec=None, name="")
+        return self.replace(conditioner=None, codec=None, name="", scheduler=None)
 
     def replace(self, **changes: Any) -> "Pretrained":
         """The same but for some parts."""
@@ -130,7 +134,7 @@ class Pretrained:
 jax.tree_util.register_dataclass(
     Pretrained,
     data_fields=["params", "conditioner", "codec"],
-    meta_fields=["network", "process", "name"],
+    meta_fields=["network", "process", "name", "scheduler"],
     drop_fields=["source"],
 )
 

@@ -212,6 +212,8 @@ def advance(
         z = gaussian(jax.vmap(jax.random.fold_in, (0, None))(keys, i), x.shape[1:], x.dtype)
     history = (m, *older)
     moved = update(row, x, history, z, variance(row, prediction), prediction.gradient)
+    if row.excess is not None and prediction.excess is not None:
+        moved = moved + row.excess * prediction.excess
     return (moved.astype(x.dtype), history[: len(older)]), prediction
 
 

@@ -129,10 +129,22 @@ def theirs(cls, case: Case, exact: bool = True, change=None, **options) -> Table
     return table
 
 
+def of_config(cls, config: dict, num: int, change=None) -> Table:
+    """The points of a scheduler in float64, from the content of its scheduler_config.json; the
+    picture is as it leaves it, x / alpha where it holds that.
+    """
+    with warnings.catch_warnings(action="ignore"), in_float64(cls):
+        return _walked(cls.from_config(config), num, change, scaled=False)
+
+
 def _theirs(cls, case, change, options) -> Table:
     config = {"timestep_spacing": case.spacing, "prediction_type": case.prediction}
     scheduler = cls(**known(cls, {**SCHEDULES[case.name][1], **config}), **options)
-    scheduler.set_timesteps(case.num)
+    return _walked(scheduler, case.num, change)
+
+
+def _walked(scheduler, num: int, change, scaled: bool = True) -> Table:
+    scheduler.set_timesteps(num)
     if change:
         change(scheduler)
     times = scheduler.timesteps
@@ -141,7 +153,7 @@ def _theirs(cls, case, change, options) -> Table:
     # Some hold x / alpha, and scale it for the network: the unit is what the network sees.
     x = start / scheduler.scale_model_input(torch.ones(1), times[0])
     points = []
-    module = sys.modules[cls.__module__]
+    module = sys.modules[type(scheduler).__module__]
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(module, "randn_tensor"):
             patch.setattr(module, "randn_tensor", lambda *_, **__: next(noises))
@@ -149,7 +161,7 @@ def _theirs(cls, case, change, options) -> Table:
             points.append(scheduler.scale_model_input(x, t))
             x = scheduler.step(outputs[i], t, x, return_dict=False)[0]
     sigmas = getattr(scheduler, "sigmas", None)
-    if hasattr(scheduler, "is_scale_input_called") and sigmas[-1]:
+    if scaled and hasattr(scheduler, "is_scale_input_called") and sigmas[-1]:
         x = x / (sigmas[-1] ** 2 + 1) ** 0.5
     rows = torch.cat([*points[1:], x], dim=1).T.numpy()
     return Table(rows, times.numpy(), None if sigmas is None else sigmas.numpy())

@@ -152,7 +152,9 @@ def test_a_missing_file_is_named(capsys, subtests):
     for file in ("missing.pt", "tiny.pt", ".", "tiny"):
         with subtests.test(file):
             said = refused(["convert", file, "out"], capsys)
-            assert said == f"skipjax: {file} is not a file: give a .pt, .safetensors or .pkl\n"
+            assert said.startswith(
+                f"skipjax: {file} is not a file: give a .pt, .safetensors or .pkl"
+            )
 
 
 def test_a_file_that_no_card_knows_needs_one(source, capsys):

@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 import tyro
 
-from skipjax.weights import released
+from skipjax.weights import loading
 
 
 @dataclass
 class Convert:
-    """Turn a released file of weights into a checkpoint's folder, with its card and checksums."""
+    """Turn a released file of weights, or what diffusers wrote, into a checkpoint's folder, with
+    its card and checksums."""
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A .pt, .safetensors or .pkl."""
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A .pt, .safetensors or .pkl, a folder that diffusers wrote, or a name of the Hugging Face
+    hub."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to make."""
     card: str | None = None
@@ -24,12 +26,22 @@ class Convert:
     """Where in the file the state dict lies, such as ema; default: as `skipjax.load` finds it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """To store the weights in."""
+    revision: str | None = None
+    """Branch, tag or commit of a name of the hub. Default: main."""
+    variant: str | None = None
+    """Of weights that diffusers wrote, such as fp16."""
 
     def __call__(self) -> None:
         """Converts, and says what came of it."""
-        if not self.file.is_file():
-            raise ValueError(f"{self.file} is not a file: give a .pt, .safetensors or .pkl")
-        card = released.convert(self.file, self.out, self.card, jnp.dtype(self.dtype), self.key)
+        card = loading.convert(
+            self.file,
+            self.out,
+            self.card,
+            jnp.dtype(self.dtype),
+            self.key,
+            self.revision,
+            self.variant,
+        )
         size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
         print(
             f"{card['name']}: {card['parameters']:,} parameters, {self.dtype}, "

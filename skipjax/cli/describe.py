@@ -10,9 +10,9 @@ import tyro
 from skipjax import grids, plans, schedules
 from skipjax.conditioners import Labels
 from skipjax.models import param_shapes
-from skipjax.pretrained import Classifier
+from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import called
-from skipjax.weights import cards
+from skipjax.weights import cards, loading, registry
 
 
 @dataclass
@@ -43,14 +43,18 @@ class Info:
     """Say what is known of a checkpoint: what it is, how good, what it lacks."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "emoji32"
-    """A bundled or released name, a checkpoint's folder, or a released file."""
+    """A bundled or released name, a checkpoint's folder, a released file, a folder that diffusers
+    wrote, or a name of the Hugging Face hub, of which only the configs are fetched."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a name of the hub. Default: main."""
 
     json: bool = False
     """Print all of the card, and the parameters block by block."""
 
     def __call__(self) -> None:
         """Prints a page for people, or the card."""
-        card = cards.describe(self.checkpoint)
+        card = loading.describe(self.checkpoint, self.revision)
         model = cards.model(card)
         shapes = param_shapes(model.network)
         blocks = {
@@ -71,6 +75,7 @@ class Info:
             "process": called(process.schedule) + predicts,
             "classes": "none" if labels is None else _classes(labels),
             "latents": _settings(card["latents"]) if "latents" in card else None,
+            "sampler": _sampler(model),
             "licence": card.get("licence"),
             "source": card.get("source"),
             "paper": card.get("paper"),
@@ -93,6 +98,16 @@ def card_kind(card: cards.Card) -> str:
     if "network" in card:
         return card["network"]["kind"]
     return "classifier" if "classifier" in card else "unet"
+
+
+def _sampler(model: Pretrained | Classifier) -> str | None:
+    """The checkpoint's own sampler."""
+    if isinstance(model, Classifier) or (own := model.scheduler) is None:
+        return None
+    clips = "" if own.clip is None else f", x_0 within {own.clip:g}"
+    if own.threshold is not None:
+        clips = f", x_0 thresholded at the quantile {own.threshold[0]:g}"
+    return f"{registry.kind_of(own.method)}, {own.steps} steps{clips}"
 
 
 def _classes(labels: Labels) -> str:

@@ -32,12 +32,17 @@ class Sample:
         default_factory=SampleConfig
     )
     checkpoint: str = "emoji32"
-    """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
+    """A bundled name, a checkpoint's folder, a released .pt or .safetensors, a folder that
+    diffusers wrote, or a name of the Hugging Face hub."""
     card: str | None = None
     """Card that describes a released file, a name or a .json. Default: found by its name."""
     key: str | None = None
     """Of the weights among other things in a file, such as ema. Default: found where one can be
     meant."""
+    revision: str | None = None
+    """Branch, tag or commit of a name of the hub. Default: main."""
+    variant: str | None = None
+    """Of weights that diffusers wrote, such as fp16."""
     foreign: bool = False
     """Say nothing where a plan was tuned for another checkpoint."""
     low_res: Path | None = None
@@ -62,7 +67,13 @@ class Sample:
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
         with pending(self.out) as temporary:
-            model = api.load(self.checkpoint, card=self.card, key=self.key)
+            model = api.load(
+                self.checkpoint,
+                card=self.card,
+                key=self.key,
+                revision=self.revision,
+                variant=self.variant,
+            )
             if isinstance(model, Classifier):
                 raise ValueError(f"{model.name} is a classifier: give it as --classifier")
             with warnings.catch_warnings():

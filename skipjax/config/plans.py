@@ -11,6 +11,7 @@ from skipjax.checks import whole
 from skipjax.config.arguments import is_numeric
 from skipjax.config.sample_config import SampleConfig
 from skipjax.plans import Plan
+from skipjax.plans.schedulers import Scheduler
 from skipjax.pretrained import Pretrained
 from skipjax.process import called
 from skipjax.weights import shipped
@@ -20,12 +21,16 @@ SKIP, CUTOFF, FEW_CALLS = 20, 0, "dpmpp_2m"
 
 def choose(model: Pretrained, config: SampleConfig) -> Plan:
     """The sampler that is asked for in one of five ways: skip and cutoff, steps, nfe, the name of
-    a plan, or a plan.
+    a plan, or a plan. Where none is, or steps as a number alone, the checkpoint's own if it has
+    one.
 
     Raises:
         ValueError: For what is out of range, or given beside what replaces it.
         TypeError: If `plan` is of another kind.
     """
+    if (own := own_scheduler(model, config)) is not None:
+        steps = int(config.steps) if isinstance(config.steps, str) else config.steps
+        return fit(model, own.plan(model.schedule, steps))
     plan = read_plan(config.plan) if isinstance(config.plan, str) else config.plan
     if config.nfe is not None:
         return fit(model, _with_nfe(model, config, plan))
@@ -53,6 +58,15 @@ def choose(model: Pretrained, config: SampleConfig) -> Plan:
     skip = SKIP if config.skip is None else config.skip
     cutoff = CUTOFF if config.cutoff is None else config.cutoff
     return fit(model, plans.skipped(model.schedule, skip, cutoff, variance))
+
+
+def own_scheduler(model: Pretrained, config: SampleConfig) -> Scheduler | None:
+    """The model's own sampler, where it has one and no other is asked for."""
+    others = (config.plan, config.nfe, config.skip, config.cutoff, config.eta, config.variance)
+    if any(other is not None for other in (*others, config.grid)):
+        return None
+    respaced = isinstance(config.steps, str) and not config.steps.isdecimal()
+    return None if respaced else model.scheduler
 
 
 def read_plan(text: str) -> Plan | str:

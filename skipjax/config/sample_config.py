@@ -22,13 +22,13 @@ class SampleConfig:
 
     skip: int | None = None
     """Stride over the T training times, 1 .. T: of 1000, 20 leaves 50 network calls. Default:
-    20; of a consistency model none, and one call."""
+    the checkpoint's own sampler where it has one, one call of a consistency model, else 20."""
     cutoff: int | None = None
     """Steps that start at t >= cutoff are skipped-step, those below DDIM; 0 .. T. Default: 0."""
     steps: str | int | None = None
-    """One of ADM's strings instead of skip and cutoff, for ADM's own sampler: "250",
-    "90,60,60,20,20", "" for all T times, "ddim25" for DDIM; with a named plan how many times its
-    grid has, or one of these strings."""
+    """Of the checkpoint's own sampler, where it has one: how many steps. Else one of ADM's strings
+    instead of skip and cutoff, for ADM's own sampler: "250", "90,60,60,20,20", "" for all T times,
+    "ddim25" for DDIM. With a named plan how many times its grid has, or one of these strings."""
     nfe: int | None = None
     """Network calls, instead of skip and steps: of the plan that is named; or of one that was
     tuned for the checkpoint and comes with it, where there is one, and of dpmpp_2m otherwise; of
@@ -58,7 +58,8 @@ class SampleConfig:
     """Of guidance without a classifier, part of the way back to the spread of the conditional
     output, 0 .. 1. Default: 0."""
     clip: bool | None = None
-    """Whether predictions of x_0 are kept in the bounds of the data. Default: where it has any."""
+    """Whether predictions of x_0 are kept in the bounds of the data. Default: where it has any, or
+    as the checkpoint's own sampler does."""
     threshold: float | None = None
     """Quantile of dynamic thresholding, such as 0.995, instead of clipping."""
     size: tuple[int, int] | None = None

@@ -175,6 +175,11 @@ def _transform(model: Pretrained, config: SampleConfig) -> Transform:
                 f"threshold is given, and {model.name} is not of pixels in -1 .. 1: drop it"
             )
         return Threshold(jnp.float32(config.threshold))
+    own = plans.own_scheduler(model, config)
+    if own is not None and config.clip is None:
+        if own.threshold is not None:
+            return Threshold(*map(jnp.float32, own.threshold))
+        return keep_within(None if own.clip is None else (-own.clip, own.clip))
     if config.clip and bounds is None:
         raise ValueError(f"clip is given, and what {model.name} diffuses has no bounds: drop it")
     return keep_within(None if config.clip is False else bounds)

@@ -21,7 +21,7 @@ from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import one_of
 from skipjax.sharding import Placement
-from skipjax.weights import cards, checksums, loading, parts
+from skipjax.weights import loading, parts
 
 UNIFORM, BALANCED = "uniform", "balanced"
 
@@ -36,7 +36,8 @@ class Job(SampleConfig):
     """
 
     checkpoint: str = "emoji32"
-    """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
+    """A bundled name, a checkpoint's folder, a released .pt or .safetensors, a folder that
+    diffusers wrote, or a name of the Hugging Face hub."""
     card: str | None = None
     """Card that describes a released file, a name or a .json. Default: found by its name."""
     num: int = 50_000
@@ -58,6 +59,10 @@ class Job(SampleConfig):
     PNGs."""
     key: str | None = None
     """Of the weights among other things in a file. Default: found where one can be meant."""
+    revision: str | None = None
+    """Branch, tag or commit of a name of the hub. Default: main."""
+    variant: str | None = None
+    """Of weights that diffusers wrote, such as fp16."""
 
     def __post_init__(self):
         named = (self.labels,) if isinstance(self.labels, (str, int)) else tuple(self.labels)
@@ -147,7 +152,14 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     Raises:
         ValueError: For whatever `load` and `sample` refuse.
     """
-    model = loading.load(job.checkpoint, card=job.card, key=job.key, sharding=sharding)
+    model = loading.load(
+        job.checkpoint,
+        card=job.card,
+        key=job.key,
+        sharding=sharding,
+        revision=job.revision,
+        variant=job.variant,
+    )
     if not isinstance(model, Pretrained):
         raise ValueError(f"{model.name} is a classifier: give it as classifier")
     asked = {f.name: getattr(job, f.name) for f in dataclasses.fields(SampleConfig)}
@@ -158,9 +170,10 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     by = next((way for way in sampler.guidance if isinstance(way, ByClassifier)), None)
     guide = next((way for way in sampler.guidance if isinstance(way, Autoguidance)), None)
     identity = {
-        "model": parts.describe(model) | {"sha256": _sha256(job.checkpoint), "key": job.key},
+        "model": parts.describe(model)
+        | {"sha256": loading.sha256(job.checkpoint, job.revision, job.variant), "key": job.key},
         "classifier": by
-        and parts.describe(by.classifier) | {"sha256": _sha256(str(job.classifier))},
+        and parts.describe(by.classifier) | {"sha256": loading.sha256(str(job.classifier))},
         "plan": json.loads(sampler.plan.to_json()),
         "shape": sampler.shape,
         "guidance": [_numbers_of(way) for way in sampler.guidance],
@@ -175,7 +188,7 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
         "format": job.format,
     }
     if guide is not None:
-        known = parts.describe(guide.model) | {"sha256": _sha256(str(job.guide))}
+        known = parts.describe(guide.model) | {"sha256": loading.sha256(str(job.guide))}
         identity["guide"] = known
     return resolved._replace(identity=json.loads(json.dumps(identity)))
 
@@ -201,11 +214,6 @@ def _numbers_of(value: Any) -> dict[str, Any]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _sha256(checkpoint: str) -> str:
-    path = Path(checkpoint)
-    return checksums.of_weights(path if path.is_file() else cards.find(checkpoint))
 
 
 def _numbers(job: Job, labels: Labels | None, name: str) -> np.ndarray | None:

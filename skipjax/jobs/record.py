@@ -122,7 +122,7 @@ def _alike(a: Plan, b: Plan) -> bool:
     if repr(a) != repr(b):
         return False
     columns = ("t", "alpha", "sigma", "keep", "mix", "noise", "guide_eps", "guide_mean")
-    columns += ("log_variance", "prior_std")
+    columns += ("log_variance", "prior_std", "excess")
     pairs = [(getattr(a, name), getattr(b, name)) for name in columns]
     return all(
         (x is None) == (y is None) and (x is None or np.allclose(x, y, rtol=1e-9, atol=1e-12))

@@ -1,5 +1,6 @@
 """Samplers as tables: each function writes the `Plan` of one method."""
 
+from skipjax.plans import schedulers as schedulers
 from skipjax.plans.catalogue import METHODS as METHODS
 from skipjax.plans.catalogue import Method as Method
 from skipjax.plans.catalogue import dpm_1 as dpm_1

@@ -20,8 +20,9 @@ COLUMNS = {  # name: axes
     "guide_mean": 1,
     "log_variance": 2,
     "prior_std": 0,
+    "excess": 1,
 }
-OPTIONAL = {"guide_eps", "guide_mean", "log_variance", "prior_std"}
+OPTIONAL = {"guide_eps", "guide_mean", "log_variance", "prior_std", "excess"}
 OLDER = {"steer": "guide_eps", "shift": "guide_mean"}  # names in files of earlier releases
 
 

@@ -51,7 +51,14 @@ def ddpm(
 
 
 @takes_schedule
-def ddim(schedule: Schedule, times: ArrayLike, eta: ArrayLike = 0.0, *, end: float = DATA) -> Plan:
+def ddim(
+    schedule: Schedule,
+    times: ArrayLike,
+    eta: ArrayLike = 0.0,
+    *,
+    end: float = DATA,
+    clipped_eps: bool = True,
+) -> Plan:
     """DDIM: jumps that need not be Markov, with as much noise as one likes.
 
         std^2 = eta^2 variance of q(x_s | x_t, x_0)
@@ -64,6 +71,9 @@ def ddim(schedule: Schedule, times: ArrayLike, eta: ArrayLike = 0.0, *, end: flo
             0 .. 1.
         end: Time at which the picture stands: the data, or one below the last of `times`; 0 is
             what diffusers calls `set_alpha_to_one=False`.
+        clipped_eps: Whether eps follows x_0 where that is clipped, as ADM has it; False keeps the
+            network's own, as diffusers does (`use_clipped_model_output=False`). Where nothing is
+            clipped they are one.
 
     Raises:
         ValueError: For a grid that does not fit the schedule, or an eta outside 0 .. 1.
@@ -76,11 +86,18 @@ def ddim(schedule: Schedule, times: ArrayLike, eta: ArrayLike = 0.0, *, end: flo
     x = tape.start()
     for (s, t), jump, eta_s in zip(pairwise(levels), _jumps(schedule, levels), eta, strict=True):
         _, x_0, eps = tape.call(x, s)
+        if not clipped_eps:
+            eps = unclipped(tape, eps, s)
         std = eta_s * np.sqrt(jump.variance)
         # sqrt(sigma_t^2 - std^2), without the cancellation: for eta 1 it is jump.keep sigma_s.
         left = np.hypot(np.sqrt(1 - eta_s**2) * t.sigma, eta_s * jump.keep * s.sigma)
         x = t.alpha * x_0 + left * eps + std * tape.noise()
     return tape.plan(x, "ddim", end)
+
+
+def unclipped(tape: Tape, eps: Combination, s: Level) -> Combination:
+    """eps of the newest call, at level s, as the network says it, whatever is taken off x_0."""
+    return eps - s.alpha / s.sigma * tape.excess()
 
 
 def per_step(eta: ArrayLike, num: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def dpm(
     space: Space = "x_0",
     eta: ArrayLike = 0.0,
     end: float = DATA,
-    lower_order_final: bool = False,
+    lower_order_final: bool | Literal["last"] = False,
     solver_type: SolverType = "midpoint",
     compat: Literal["diffusers"] | None = None,
 ) -> Plan:
@@ -77,7 +77,7 @@ def dpm(
         end: Where the picture stands: a time below the last, or the data. A step to the data is of
             order 1, since it is infinitely long in log_snr.
         lower_order_final: Whether the last steps go down to order 1, as diffusers does for few
-            calls. It limits the order of convergence.
+            calls, or the "last" alone, its `euler_at_final`. It limits the order of convergence.
         solver_type: How a step of order 2 uses D_1.
         compat: "diffusers" for the factor 1 in place of the 2 of D_2 that dpm-solver, diffusers
             and k-diffusion have. Half a second derivative leaves order 2; at few calls it is

@@ -21,7 +21,7 @@ The SDE of strength eta, 0 for the ODE and 1 for the reverse diffusion, has in x
 """
 
 from math import exp, expm1, factorial, inf, sqrt
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -32,17 +32,21 @@ from skipjax.schedules import DATA
 Known = TypeVar("Known")
 
 
-def usable(past: list[Known], t: Level, left: int, lower_order_final: bool) -> list[Known]:
+def usable(
+    past: list[Known], t: Level, left: int, lower_order_final: bool | Literal["last"]
+) -> list[Known]:
     """Which of the newest predictions a multistep method may use to go to level t.
 
     Args:
         past: Predictions, newest first.
         t: Where the step goes; a polynomial in log_snr does not reach the data.
         left: Steps there are still to be made, this one included.
-        lower_order_final: Whether the last steps go down to order 1.
+        lower_order_final: Whether the last steps go down to order 1; "last": the last alone.
     """
     if t.t == DATA:
         return past[:1]
+    if lower_order_final == "last":
+        return past[:1] if left == 1 else past
     return past[:left] if lower_order_final else past
 
 

@@ -11,7 +11,10 @@ from skipjax.schedules import DATA, Schedule
 
 
 class Level(NamedTuple):
-    """A time and what x_t = alpha x_0 + sigma eps holds there; `log_snr` = log(alpha / sigma)."""
+    """A time and what x_t = alpha x_0 + sigma eps holds there; `log_snr` = log(alpha / sigma).
+
+    Plans take levels in the place of times, where points stand at others than the schedule's.
+    """
 
     t: float
     alpha: float
@@ -25,13 +28,18 @@ class Level(NamedTuple):
 
 
 def path(
-    schedule: Schedule, times: ArrayLike, end: float = DATA, *, fewest: int = 1
+    schedule: Schedule,
+    times: ArrayLike | Sequence[Level],
+    end: float = DATA,
+    *,
+    fewest: int = 1,
 ) -> list[Level]:
     """The levels of a grid: N at which the network is called, and the one where the picture ends.
 
     Args:
         schedule: The forward process.
         times: Where the network is called, [N], strictly decreasing, in 0 .. T-1; whole or real.
+            Or N + 1 levels, of ever less noise, which are then the path.
         end: Where the picture stands: DATA, or a time below the last.
         fewest: Least N that the method can do with.
 
@@ -41,6 +49,8 @@ def path(
     Raises:
         ValueError: If the times or the end are something else, or there are too few.
     """
+    if isinstance(times, list) and times and isinstance(times[0], Level):
+        return times
     t = np.asarray(times)
     if t.ndim != 1 or not t.size or not np.issubdtype(t.dtype, np.number):
         raise ValueError(f"times must be a non-empty vector of numbers, got {times!r}")

@@ -14,6 +14,9 @@ variance, noise and guide_mean of a row are in units of S_i, the standard deviat
 network gives each pixel between two bounds:
 
     x_{i+1} = keep_i x_i + sum_j mix_{ij} m_{i-j} + noise_i S_i z_i + guide_mean_i S_i^2 g_i
+
+And with d_i what clipping took off x_0 at the newest call, a row may undo some of it, by
+excess_i d_i: DDIM whose eps does not follow the clipped x_0 is written so.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from skipjax.schedules import Schedule
 
 Space = Literal["x_0", "eps"]
 Column = Any  # float64 NumPy as written, a jax.Array once it is traced or placed on a device
+OPTIONAL = ("log_variance", "prior_std", "excess")  # columns that few plans have
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Plan:
             for one that went through `jit`.
         prior_std: Standard deviation of the noise that it starts from, float64 []; default: None,
             which is the process's own.
+        excess: Weight of what clipping took off x_0, d_i = x_0 as the network says it, less x_0
+            as it is used, float64 [N]; default: None, for 0.
     """
 
     t: Column
@@ -89,6 +95,7 @@ class Plan:
     log_variance: Column | None = None
     origin: Origin | None = None
     prior_std: Column | None = None
+    excess: Column | None = None
 
     @property
     def nfe(self) -> int:
@@ -199,10 +206,11 @@ def stack(plans: Sequence[Plan]) -> Plan:
 
     Raises:
         ValueError: If there is none, or they differ in NFE, in space, or in whether they ask for a
-            learned variance or say their prior_std.
+            learned variance, say their prior_std, or undo clipping.
     """
     kinds = {
-        (plan.nfe, plan.space, plan.log_variance is None, plan.prior_std is None) for plan in plans
+        (plan.nfe, plan.space, *(getattr(plan, name) is None for name in OPTIONAL))
+        for plan in plans
     }
     if len(kinds) != 1:
         got = ", ".join(map(repr, plans)) or "none"

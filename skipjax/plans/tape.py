@@ -17,9 +17,9 @@ from skipjax.schedules import DATA, Schedule
 
 
 class Symbol(NamedTuple):
-    """One of the quantities that a sum is over: x_i, m_i, z_i or g_i."""
+    """One of the quantities that a sum is over: x_i, m_i, z_i, g_i or d_i."""
 
-    kind: Literal["x", "m", "z", "g"]
+    kind: Literal["x", "m", "z", "g", "d"]
     i: int
 
 
@@ -96,7 +96,7 @@ class Tape:
         self._schedule = schedule
         self._space: Space = space
         self._levels: list[tuple[float, float, float]] = []
-        self._sums: list[dict[Symbol, float]] = []  # x_{i+1} in terms of x_i, m_j, z_i and g_i
+        self._sums: list[dict[Symbol, float]] = []  # x_{i+1} in terms of x_i, m_j, z_i, g_i, d_i
         self._noises = self._spent = 0
         self._shifted: set[int] = set()  # rows that guidance reaches through the mean
         self._bounds: dict[int, tuple[float, float]] = {}  # of rows with a learned variance
@@ -122,6 +122,15 @@ class Tape:
         i = self._newest()
         self._shifted.add(i)
         return Combination({Symbol("g", i): 1.0})
+
+    def excess(self) -> Combination:
+        """What clipping took off x_0 at the newest call: x_0 as the network says it, less x_0 as
+        `call` gives it.
+
+        Raises:
+            ValueError: Before the first call.
+        """
+        return Combination({Symbol("d", self._newest()): 1.0})
 
     def learned(self, log_small: float, log_large: float) -> None:
         """Lets the network choose the variance S^2 of the newest call's step, between two bounds.
@@ -186,7 +195,7 @@ class Tape:
         sums = [*self._sums, self._sum(x)]
         num = len(sums)
         oldest = (i - s.i for i, w in enumerate(sums) for s in w if s.kind == "m")
-        keep, noise, guide_mean = np.zeros((3, num))
+        keep, noise, guide_mean, excess = np.zeros((4, num))
         mix = np.zeros((num, 1 + max(oldest, default=0)))
         for i, weights in enumerate(sums):
             for symbol, weight in weights.items():
@@ -197,6 +206,8 @@ class Tape:
                         noise[i] = weight
                     case "g":
                         guide_mean[i] = weight
+                    case "d":
+                        excess[i] = weight
                     case "m":
                         mix[i, i - symbol.i] = weight
         t, alpha, sigma = np.array(self._levels).T
@@ -205,14 +216,17 @@ class Tape:
         if self._bounds:
             bounds = np.array([self._bounds.get(i, (0, 0)) for i in range(num)], float)
         origin = Origin(method, self._schedule.fingerprint, float(end))
-        return Plan(
+        plan = Plan(
             t, alpha, sigma, keep, mix, noise, self._space, guide_eps, guide_mean, bounds, origin
         )
+        return plan.replace(excess=excess) if excess.any() else plan
 
     def _newest(self) -> int:
         """The row of the newest call."""
         if not self._levels:
-            raise ValueError("guidance and a learned variance belong to a call: none is recorded")
+            raise ValueError(
+                "guidance, clipping and a learned variance belong to a call: none is recorded"
+            )
         return len(self._levels) - 1
 
     def _sum(self, x: Combination) -> dict[Symbol, float]:
@@ -227,6 +241,8 @@ class Tape:
             )
         if any(s.kind == "g" and s.i < newest for s in weights):
             raise ValueError("a step uses the gradient of an earlier call: only the newest guides")
+        if any(s.kind == "d" and s.i < newest for s in weights):
+            raise ValueError("a step undoes the clipping of an earlier call: only of the newest")
         self._spent = max(noises, default=self._spent - 1) + 1
         return weights
 

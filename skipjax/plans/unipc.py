@@ -5,10 +5,12 @@ how far off the step to x_i was: the step is taken again with m_i in its polynom
 one starts from there. The network is never called at the corrected point.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import inf
 from typing import Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from skipjax.checks import whole
@@ -31,7 +33,7 @@ def unipc(
     *,
     variant: Variant = "bh2",
     space: Space = "x_0",
-    corrector: bool = True,
+    corrector: bool | Sequence[bool] = True,
     end: float = DATA,
     lower_order_final: bool = False,
 ) -> Plan:
@@ -53,7 +55,8 @@ def unipc(
         order: p.
         variant: "bh1" or "bh2".
         space: What is predicted: "x_0" or "eps".
-        corrector: Whether to correct; without, it is UniP, of order p.
+        corrector: Whether to correct; without, it is UniP, of order p. One for all steps, or one
+            for each but the last, [N-1].
         end: Where the picture stands: a time below the last, or the data. A step to the data is of
             order 1.
         lower_order_final: Whether the last steps go down to order 1. It limits the order of
@@ -71,6 +74,7 @@ def unipc(
     levels = path(schedule, times, end, fewest=order)
     if variant == "bh1" and levels[0].alpha == 0:
         raise ValueError("variant 'bh1' cannot start from zero SNR: use 'bh2'")
+    corrects = np.broadcast_to(corrector, len(levels) - 2)
     tape = Tape(schedule, space)
     x = base = tape.start()  # what the network is called at, and what the step starts from
     past: Points = []
@@ -78,7 +82,7 @@ def unipc(
     for i, (s, t) in enumerate(pairwise(levels)):
         called = tape.call(x, s)
         new = s, getattr(called, space)
-        if step is None or not corrector:
+        if step is None or not corrects[i - 1]:
             base = called.x
         else:
             base = tape.since(step.keep * base + corrected(step, past, new, variant))
@@ -86,7 +90,7 @@ def unipc(
         step = Step(s, t, space)
         past = usable(past, t, len(levels) - 1 - i, lower_order_final)
         x = step.keep * base + predicted(step, past, variant)
-    return tape.plan(x, f"unipc_{order}" if corrector else f"unip_{order}", end)
+    return tape.plan(x, f"unipc_{order}" if np.any(corrector) else f"unip_{order}", end)
 
 
 def predicted(step: Step, past: Points, variant: Variant = "bh2") -> Combination:

@@ -190,15 +190,16 @@ class Run(Settings):
             params: Its weights.
             name: What to call it.
             class_names: Of its classes.
-            like: What it was started from, whose conditioner and codec are then its own, labels
-                apart.
+            like: What it was started from, whose conditioner, labels apart, codec and scheduler
+                are then its own.
         """
         conditioner, codec = (None, Identity()) if like is None else (like.conditioner, like.codec)
         if self.num_labels is not None:
             labels = Labels(self.num_labels, class_names, self.null_label)
             rest = [p for p in parts(conditioner) if not isinstance(p, Labels)]
             conditioner = join([labels, *rest])
-        return Pretrained(params, self.network, self.process, conditioner, codec, name)
+        scheduler = None if like is None else like.scheduler
+        return Pretrained(params, self.network, self.process, conditioner, codec, name, scheduler)
 
     def describe(self) -> dict[str, Any]:
         """The run as JSON has it."""

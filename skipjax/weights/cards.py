@@ -41,15 +41,15 @@ def find(checkpoint: str | Path) -> Path:
     Raises:
         ValueError: If there is none; says which there are.
     """
-    for folder in (BUNDLED / checkpoint, Path(checkpoint)):
+    for folder in (Path(checkpoint), BUNDLED / checkpoint):
         if (folder / "card.json").is_file():
             return folder
     path, names = Path(checkpoint), ", ".join(bundled()) or "none"
     if card := of_file(path):
-        raise ValueError(
-            f"{str(checkpoint)!r} does not come with the package: fetch {_sources(card)} and give "
-            "the path of the file"
-        )
+        what = f"fetch {_sources(card)} and give the path of the file"
+        if "hub" in card:
+            what = f"load {card['hub']!r}, its name on the Hugging Face hub"
+        raise ValueError(f"{str(checkpoint)!r} does not come with the package: {what}")
     problem = "is not a bundled name, a folder or a file"
     if path.exists():
         problem = "has no card.json" if path.is_dir() else "has a name that no card knows"
@@ -110,6 +110,12 @@ def of_file(path: Path) -> Card | None:
         return named(path.stem)
     cards = (named(name) for name in released())
     return next((c for c in cards if path.stem in map(_stem, c["file_names"])), None)
+
+
+def of_hub(name: str) -> Card | None:
+    """The card of a repository of the Hugging Face hub, "org/name"."""
+    cards = (named(card) for card in released())
+    return next((card for card in cards if card.get("hub") == name), None)
 
 
 def model(card: Card) -> Pretrained | Classifier:

@@ -46,6 +46,18 @@ def verify(folder: Path, files: dict[str, str]) -> None:
         _compare(folder / name, files[name], "card.json")
 
 
+def check_blob(path: Path) -> None:
+    """Compares a file of the Hugging Face cache with the sha256 that it is stored under, if it is.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+        advice = f"the download is damaged: delete {blob} and fetch it again"
+        _compare(path, blob.name, "the hub", advice)
+
+
 class Record:
     """The checksum of a released file, in `FILE.sha256` beside it, as `sha256sum` writes it.
 

@@ -5,7 +5,8 @@
      "network": {"kind": "unet", "image_size": 32, ...},
      "process": {"schedule": "linear", "T": 1000, "parameterization": "v", ...},
      "conditioner": {"kind": "labels", "num_classes": 9, ...},      or a list of them, or nothing
-     "codec": {"kind": ...}                                         or nothing, for pixels
+     "codec": {"kind": ...},                                        or nothing, for pixels
+     "scheduler": {"method": {"kind": "ddim", ...}, "steps": 50, "clip": 1.0}    or nothing
     }
 
 A schedule is a name in `process.SCHEDULES`, T betas, {"alpha": [T], "sigma": [T]}, or the range of
@@ -22,6 +23,7 @@ import numpy as np
 from skipjax import conditioners
 from skipjax.conditioners import Conditioner, Joint, Labels
 from skipjax.models import ClassifierConfig
+from skipjax.plans.schedulers import Scheduler
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import Process, Times, as_schedule, name_of, same_schedule
 from skipjax.schedules import Schedule, variance_exploding
@@ -59,7 +61,8 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
             )
         return Classifier(None, network, process, conditioner, name)
     _check(network, process, conditioner)
-    model = Pretrained(None, network, process, conditioner, name=name)
+    scheduler = _scheduler(card.get("scheduler"))
+    model = Pretrained(None, network, process, conditioner, name=name, scheduler=scheduler)
     return (
         model.replace(codec=registry.build("codec", card["codec"])) if "codec" in card else model
     )
@@ -85,6 +88,9 @@ def describe(model: Pretrained | Classifier) -> Card:
     card |= _describe_conditioner(model.conditioner)
     if registry.kind_of(model.codec) != "identity":
         card["codec"] = registry.describe(model.codec)
+    if model.scheduler is not None:
+        fields = {f.name: getattr(model.scheduler, f.name) for f in dataclasses.fields(Scheduler)}
+        card["scheduler"] = fields | {"method": registry.describe(model.scheduler.method)}
     return card
 
 
@@ -156,6 +162,15 @@ def _ranged(ends: Mapping[str, Any], T: int) -> Schedule:
         return variance_exploding(T, float(ends["sigma_min"]), float(ends["sigma_max"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"process: {error}") from None
+
+
+def _scheduler(said: Any) -> Scheduler | None:
+    if said is None:
+        return None
+    if not isinstance(said, Mapping):
+        raise ValueError(f"scheduler is {said!r}: it must be an object")
+    method = registry.build("scheduler: method", said.get("method", {}))
+    return registry.construct("scheduler", Scheduler, {**said, "method": method})
 
 
 def _tabulated(tables: Mapping[str, Any]) -> Schedule:

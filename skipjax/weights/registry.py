@@ -21,6 +21,7 @@ from skipjax.models import (
     UNet2DConfig,
     UNetConfig,
 )
+from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
 from skipjax.weights import adm, dit, edm, edm_models, unet2d
 from skipjax.weights.fields import construct as construct
@@ -30,6 +31,8 @@ from skipjax.weights.fields import nearest
 ToParams = Callable[..., Any]
 # (config, name) -> a model without params: `weights.adm.model` is one.
 Model = Callable[[Any, str], Any]
+# (fields of a component's config.json) -> config of a network, for diffusers' classes.
+ConfigOf = Callable[[Mapping[str, Any]], Any]
 
 KINDS: dict[str, type] = {
     "unet": UNetConfig,
@@ -48,6 +51,14 @@ KINDS: dict[str, type] = {
     "vp": Vp,
     "ve": Ve,
     "iddpm": Iddpm,
+    "ddpm": schedulers.DDPM,
+    "ddim": schedulers.DDIM,
+    "pndm": schedulers.PNDM,
+    "lcm": schedulers.LCM,
+    "euler": schedulers.Euler,
+    "heun": schedulers.Heun,
+    "dpm": schedulers.DPM,
+    "unipc": schedulers.UniPC,
 }
 FILES: dict[type, ToParams] = {
     UNetConfig: adm.to_params,
@@ -67,12 +78,22 @@ MODELS: dict[type, Model] = {
     DhariwalUNetConfig: edm_models.model,
     MagnitudeUNetConfig: edm_models.model,
 }
+CLASSES: dict[str, ConfigOf] = {
+    "UNet2DModel": unet2d.config_of,
+    "DiTTransformer2DModel": dit.config_of,
+    "Transformer2DModel": dit.config_of,
+}
 
 
 def register(
-    kind: str, part: type, to_params: ToParams | None = None, model: Model | None = None
+    kind: str,
+    part: type,
+    to_params: ToParams | None = None,
+    model: Model | None = None,
+    classes: Mapping[str, ConfigOf] | None = None,
 ) -> None:
-    """Makes a kind of part known: a network's config, a conditioner or a codec.
+    """Makes a kind of part known: a network's config, a conditioner, a codec, or the method of a
+    scheduler.
 
     Args:
         kind: What cards call it.
@@ -82,6 +103,8 @@ def register(
             read.
         model: Of a network, from its config and a name to what it is taken to be where nothing
             else is known of a file: a Pretrained without params; default: its card says all.
+        classes: Of a network, what diffusers calls it (`_class_name`), each with a function from
+            the fields of its config.json to its config.
 
     Raises:
         ValueError: If the kind is another part's.
@@ -93,6 +116,19 @@ def register(
         FILES[part] = to_params
     if model is not None:
         MODELS[part] = model
+    CLASSES.update(classes or {})
+
+
+def config_of(name: str) -> ConfigOf | None:
+    """What makes a config of the fields of a class of diffusers'; None if none is known."""
+    if name not in CLASSES:
+        _import_families()
+    return CLASSES.get(name)
+
+
+def _import_families() -> None:
+    for entry in entry_points(group="skipjax.families"):
+        entry.load()
 
 
 def kind_of(part: Any) -> str:
@@ -133,8 +169,7 @@ def build(what: str, described: Mapping[str, Any]) -> Any:
     fields = dict(described)
     kind = fields.pop("kind", None)
     if kind not in KINDS:
-        for entry in entry_points(group="skipjax.families"):
-            entry.load()
+        _import_families()
     if kind not in KINDS:
         raise ValueError(f"{what}: kind is {kind!r}, {nearest(str(kind), KINDS)}")
     return construct(what, KINDS[kind], fields)

@@ -5,25 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 from jax.typing import DTypeLike
 
-from skipjax import sharding
 from skipjax.files import pending_folder
-from skipjax.models import ClassifierConfig, UNetConfig, param_shapes
+from skipjax.models import ClassifierConfig, UNetConfig
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sharding import Placement
 from skipjax.weights import (
-    attention_order,
     cards,
     checksums,
     edm_models,
     edm_pickle,
     folders,
     parts,
-    registry,
+    placing,
     state_dict,
 )
 from skipjax.weights.cards import Card
@@ -144,28 +139,7 @@ def _same_attention_order(path: Path, config: Described, card: Card) -> None:
 def _params(
     path: Path, config: Any, dtype: DTypeLike, where: Placement | None, key: str | None
 ) -> Any:
-    to_params = registry.FILES.get(type(config))
-    if to_params is None:
-        raise ValueError(f"{path}: files of {type(config).__name__} are not read")
-    places: Any = traverse_util.flatten_dict(sharding.shardings(where, param_shapes(config)))
-    attention, bad = {}, []
-
-    def convert(name: tuple[str, ...], array: np.ndarray) -> jax.Array:
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{'.'.join(name)} is {array.dtype}: weights are real numbers")
-        # In C order here and now: the device may then take the memory over instead of copying it.
-        with np.errstate(over="ignore"):  # what is too large for the dtype is refused by name
-            array = np.ascontiguousarray(array, dtype)
-        if folders.finite(array):
-            attention.update(attention_order.marks(name, array, config))
-        else:
-            bad.append(tuple(map(jax.tree_util.DictKey, name)))
-        return jax.device_put(array, places[name])
-
     try:
-        params = to_params(state_dict.read(path, key), config, convert)
-        folders.refuse(bad)
-        attention_order.check(attention, config)
-        return params
+        return placing.params(state_dict.read(path, key), config, dtype, where)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None

@@ -41,7 +41,32 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
             of which none is the obvious one; says under which keys.
         OSError: If it cannot be opened.
     """
-    path = Path(path)
+    return _unprefixed(_tensors_of(Path(path), key))
+
+
+def read_shards(folder: Path, files: Mapping[str, str]) -> dict[str, Any]:
+    """The tensors of a state dict that lies in several files, by name.
+
+    Args:
+        folder: Of the files.
+        files: Of each tensor, the name of its file: an index's `weight_map`.
+
+    Raises:
+        ValueError: If a file is damaged, or lacks a tensor that should be in it.
+        OSError: If one cannot be opened.
+    """
+    found = {}
+    for file in dict.fromkeys(files.values()):
+        there = _tensors_of(folder / file, None)
+        wanted = [name for name, where in files.items() if where == file]
+        if lacking := [name for name in wanted if name not in there]:
+            raise ValueError(f"{folder / file} lacks {_listed(lacking)}, which its index promises")
+        found |= {name: there[name] for name in wanted}
+    return _unprefixed(found)
+
+
+def _tensors_of(path: Path, key: str | None) -> dict[str, Any]:
+    """The tensors of a file, by the names that they have there."""
     try:
         reader = _reader(path)
         content = reader(path)
@@ -51,7 +76,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
             content = _plain(_choice(path, content, key))
         elif key is not None:
             raise ValueError(f"a .safetensors holds one state dict: leave out key={shown(key)}")
-        return _unprefixed(content)
+        return content
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
