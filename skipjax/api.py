@@ -15,9 +15,9 @@ from skipjax.codecs.images import finite
 from skipjax.conditioners.labels import Label
 from skipjax.config import SampleConfig, ScaleLike, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
-from skipjax.models import ClassifierConfig, UNetConfig
+from skipjax.models import ClassifierConfig
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier, Pretrained
+from skipjax.pretrained import Classifier, Network, Pretrained
 from skipjax.sampling import Callback
 from skipjax.schedules import Variance
 from skipjax.sharding import Placement
@@ -39,7 +39,7 @@ def load(
 def load(
     checkpoint: str | Path,
     *,
-    config: UNetConfig | Pretrained,
+    config: Network | Pretrained,
     key: str | None = None,
     dtype: DTypeLike = jnp.float32,
     sharding: Placement | None = None,
@@ -64,7 +64,7 @@ def load(
     checkpoint: str | Path,
     *,
     card: str | None = None,
-    config: UNetConfig | ClassifierConfig | Pretrained | Classifier | None = None,
+    config: Network | ClassifierConfig | Pretrained | Classifier | None = None,
     key: str | None = None,
     dtype: DTypeLike = jnp.float32,
     sharding: Placement | None = None,
@@ -81,8 +81,8 @@ def load(
             which only the files that are needed are fetched where its cache does not hold them.
         card: Name or .json of the card that describes the file; default: found by the file's name.
         config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
-            are None; or just the architecture, and then it is taken to be trained as ADM's are
-            (linear schedule, T = 1000, eps).
+            are None; or just the architecture, and then it is taken to be trained as those of its
+            family are (ADM's: linear schedule, T = 1000, eps).
         key: Of the weights among other things in the file, such as "ema" or "model.ema"; default:
             found where only one can be meant.
         dtype: To keep the weights in: float32, bfloat16 or float16.

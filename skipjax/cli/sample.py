@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from skipjax import api
 from skipjax.checks import whole
-from skipjax.codecs import images
+from skipjax.codecs import Latents, images
 from skipjax.config import SampleConfig, as_ids, resolve
 from skipjax.files import pending
 from skipjax.jobs.compiled import Batch, Compiled
@@ -60,7 +60,7 @@ class Sample:
     batch: int = 16
     """How many samples are computed at a time, at most."""
     out: Path = Path("samples.png")
-    """A grid as .png, or .npz with arr_0 (uint8, NHWC) and arr_1 (labels)."""
+    """A grid as .png, or .npz with arr_0 (uint8, NHWC; of latents float32) and arr_1 (labels)."""
 
     def __call__(self) -> None:
         """Samples, and says how long it took."""
@@ -80,6 +80,9 @@ class Sample:
                 known = "ignore" if self.foreign else "always"
                 warnings.filterwarnings(known, "the plan was tuned for")
                 sampler = resolve(model, self.config)
+            is_latents = isinstance(model.codec, Latents)
+            if self.out.suffix == ".png" and is_latents:
+                raise ValueError(f"{model.name} draws latents, no pictures: --out samples.npz")
             if self.out.suffix == ".png":
                 images.check_png(images.shape_of(model, sampler.shape), "--out samples.npz")
             if self.config.nfe is not None:
@@ -95,7 +98,10 @@ class Sample:
             every = Batch(ids, *sampler.condition(words, key, ids))
             size = min(whole("batch", self.batch, 1), len(ids))
             samples, compiling, sampling = _draw(
-                every, size, lambda like: Compiled(sampler, key, like)
+                every,
+                size,
+                lambda like: Compiled(sampler, key, like),
+                np.asarray if is_latents else images.to_uint8,
             )
             if self.out.suffix == ".png":
                 images.grid(samples).save(temporary)
@@ -116,14 +122,18 @@ def _name(plan: Plan, model: Pretrained) -> str:
 
 
 def _draw(
-    every: Batch, size: int, compiled: Callable[[Batch], Compiled]
+    every: Batch,
+    size: int,
+    compiled: Callable[[Batch], Compiled],
+    keep: Callable[[Any], np.ndarray],
 ) -> tuple[np.ndarray, float, float]:
-    """uint8 samples, and the seconds spent compiling and sampling.
+    """Samples as they are kept, and the seconds spent compiling and sampling.
 
     Args:
         every: What is told of all of them.
         size: How many to compute at a time.
         compiled: Compiles for batches like one of that size.
+        keep: Of a batch's samples, what is kept.
     """
     places = np.arange(len(every.ids))
     batches = [places[i : i + size] for i in range(0, len(places), size)]
@@ -135,7 +145,7 @@ def _draw(
         samples = []
         for chosen in batches:
             drawn = images.finite(program(every.take(chosen))[: len(chosen)], every.ids[chosen])
-            samples.append(images.to_uint8(drawn))
+            samples.append(keep(drawn))
             bar.update(len(chosen))
         done = time.perf_counter()
     return np.concatenate(samples), ready - began, done - ready

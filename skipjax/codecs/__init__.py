@@ -2,3 +2,4 @@
 
 from skipjax.codecs.codec import Codec as Codec
 from skipjax.codecs.identity import Identity as Identity
+from skipjax.codecs.latents import Latents as Latents

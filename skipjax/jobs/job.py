@@ -13,6 +13,7 @@ import numpy as np
 
 from skipjax import config as request
 from skipjax.checks import whole
+from skipjax.codecs import Latents
 from skipjax.conditioners import Labels
 from skipjax.config import SampleConfig, Sampler
 from skipjax.guidance import Autoguidance, ByClassifier, Guidance
@@ -162,6 +163,11 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     )
     if not isinstance(model, Pretrained):
         raise ValueError(f"{model.name} is a classifier: give it as classifier")
+    if isinstance(model.codec, Latents):
+        raise ValueError(
+            f"{model.name} draws latents, and a job keeps pictures: skipjax.sample gives latents, "
+            "and so does skipjax sample --out samples.npz"
+        )
     asked = {f.name: getattr(job, f.name) for f in dataclasses.fields(SampleConfig)}
     sampler = request.resolve(model, SampleConfig(**asked), sharding)
     numbers, prompts = _numbers(job, sampler.labels, model.name), _prompts(job)

@@ -7,6 +7,7 @@ name.
 """
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ RELEASED = tuple(
 )
 
 Card = dict[str, Any]
+MOST_SHOWN, NEAREST = 12, 4  # names in an error
 
 
 def bundled() -> list[str]:
@@ -98,10 +100,17 @@ def named(name: str) -> Card:
         return read(Path(name))
     known = _cards()
     if name not in known:
-        raise ValueError(
-            f"card is {name!r}: it must be a .json, or one of {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"card is {name!r}: it must be a .json, or {among(name)}")
     return read(known[name])
+
+
+def among(name: str) -> str:
+    """The names that there are of released files, for an error: all, or those nearest to one."""
+    known = released()
+    if len(known) <= MOST_SHOWN:
+        return f"one of {', '.join(known)}"
+    near = get_close_matches(name, known, NEAREST, 0)
+    return f"one of {len(known)} names, such as {', '.join(near)}"
 
 
 def of_file(path: Path) -> Card | None:

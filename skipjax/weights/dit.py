@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from skipjax.checks import whole
+from skipjax.codecs import Latents
 from skipjax.conditioners import Labels
 from skipjax.models import DiTConfig, param_shapes
 from skipjax.models.dit import DIFFUSERS
@@ -200,7 +201,7 @@ def model(config: DiTConfig, name: str) -> Pretrained:
     else:
         variance = "learned_range" if config.sigma == "given" else "large"
         process = Process(as_schedule("linear"), variance=variance, bounds=None)
-    return Pretrained(None, config, process, labels, name=name)
+    return Pretrained(None, config, process, labels, Latents(), name)
 
 
 class _Joined:

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from skipjax import schedules
+from skipjax.codecs import Codec, Identity, Latents
 from skipjax.conditioners import Conditioner, Labels
 from skipjax.models import (
     DhariwalUNetConfig,
@@ -123,7 +124,7 @@ def model_of(class_name: str, said: Mapping[str, Any], name: str) -> Pretrained:
     precondition, least, largest = kind.tell(own)
     schedule = schedules.variance_exploding(T, max(SIGMA_MIN, least), min(SIGMA_MAX, largest))
     process = Process(schedule, kind.parameterization, precondition, bounds=None)
-    return Pretrained(None, network, process, conditioner_of(network), name=name)
+    return Pretrained(None, network, process, conditioner_of(network), codec_of(network), name)
 
 
 def model(config: EdmConfig, name: str) -> Pretrained:
@@ -131,7 +132,12 @@ def model(config: EdmConfig, name: str) -> Pretrained:
     are, for sigma in 0.002 .. 80; without params.
     """
     process = Process(schedules.variance_exploding(T), "edm", Edm(), bounds=None)
-    return Pretrained(None, config, process, conditioner_of(config), name=name)
+    return Pretrained(None, config, process, conditioner_of(config), codec_of(config), name)
+
+
+def codec_of(config: EdmConfig) -> Codec:
+    """Of four channels, which are Stable Diffusion's latents; or of pixels."""
+    return Latents() if config.shape[-1] == 4 else Identity()
 
 
 def conditioner_of(config: EdmConfig, class_names: tuple[str, ...] = ()) -> Conditioner | None:

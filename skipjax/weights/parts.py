@@ -203,9 +203,10 @@ def _check(network: Any, process: Process, conditioner: Conditioner | None) -> N
     model = registry.MODELS.get(type(network))
     if model is not None:
         theirs = model(network, "").conditioner
-        wanted = getattr(network, "takes", () if theirs is None else theirs.gives)
+        wanted = () if theirs is None else theirs.gives
         ours = () if conditioner is None else conditioner.gives
-        if set(ours) != set(wanted):
+        taken = {*wanted, *getattr(network, "takes", ())}  # some of it may be left out
+        if not {*wanted} <= {*ours} <= taken:
             raise ValueError(
                 f"conditioner gives {', '.join(ours) or 'nothing'}, and the network takes "
                 f"{', '.join(wanted) or 'nothing'}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from skipjax.codecs import Identity
+from skipjax.codecs import Identity, Latents
 from skipjax.conditioners import Labels, Pictures
 from skipjax.models import (
     ClassifierConfig,
@@ -45,6 +45,7 @@ KINDS: dict[str, type] = {
     "labels": Labels,
     "pictures": Pictures,
     "identity": Identity,
+    "latents": Latents,
     "times": Times,
     "flow": Flow,
     "edm": Edm,

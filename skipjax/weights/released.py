@@ -8,8 +8,9 @@ import jax
 from jax.typing import DTypeLike
 
 from skipjax.files import pending_folder
-from skipjax.models import ClassifierConfig, UNetConfig
-from skipjax.pretrained import Classifier, Pretrained
+from skipjax.models import ClassifierConfig
+from skipjax.models.config import EncoderConfig
+from skipjax.pretrained import Classifier, Network, Pretrained
 from skipjax.sharding import Placement
 from skipjax.weights import (
     cards,
@@ -26,7 +27,7 @@ from skipjax.weights.cards import Card
 _OWN = ("network", "process")  # what a pickle says itself, whatever its card does
 
 # What a file holds, where no card knows: an architecture, or a model without params.
-Described = UNetConfig | ClassifierConfig | Pretrained | Classifier
+Described = Network | ClassifierConfig | Pretrained | Classifier
 
 
 def load(
@@ -114,8 +115,8 @@ def _card(path: Path, card: str | None, config: Described | None) -> Card:
         return {}
     if found is None:
         raise ValueError(
-            f"{path}: no card knows a file of this name. Give card=, one of "
-            f"{', '.join(cards.released())}; or config=, a UNetConfig or ClassifierConfig"
+            f"{path}: no card knows a file of this name. Give card=, {cards.among(path.stem)}; or "
+            "config=, such as a UNetConfig"
         )
     return found
 
@@ -124,7 +125,7 @@ def _same_attention_order(path: Path, config: Described, card: Card) -> None:
     """Shapes cannot tell the two layouts of attention apart, but a card can."""
     ours: Any = parts.described(config, path.stem).network
     theirs: Any = cards.model(card).network
-    if not isinstance(ours, type(theirs)):
+    if not isinstance(ours, EncoderConfig) or not isinstance(ours, type(theirs)):
         return
     turned = replace(ours, use_new_attention_order=not ours.use_new_attention_order)
     if turned == theirs:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.typing import DTypeLike
 
+from skipjax.codecs import Latents
 from skipjax.conditioners import Labels
 from skipjax.models import param_shapes
 from skipjax.pretrained import Pretrained
@@ -152,7 +153,9 @@ def described(path: Path, name: str, names: set[str]) -> tuple[Pretrained, str]:
     decoder = next((d for d in files.DECODERS if files.class_of(components or {}, d)), None)
     if decoder is not None:
         warnings.warn(f"{decoder} is not read: samples are latents", stacklevel=3)
-        model = model.replace(process=model.process.replace(bounds=None))
+        factor = 4 if decoder == "vqvae" else 8
+        process = model.process.replace(bounds=None)
+        model = model.replace(process=process, codec=Latents(factor))
     return _with_class_names(model, (components or {}).get("id2label")), place
 
 
