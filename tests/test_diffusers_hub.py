@@ -212,6 +212,17 @@ def test_only_what_is_needed_is_fetched_and_said_before(online, cache, flat):
     assert not online.asked and hub.cached("google/toy") is not None
 
 
+def test_what_has_moved_is_fetched_from_where_it_is_now(online, monkeypatch):
+    monkeypatch.setitem(hub.MOVED, "old/toy", "google/toy")
+    with pytest.warns(UserWarning, match="^old/toy has moved: fetching google/toy"):
+        loaded = skipjax.load("old/toy")
+    same(loaded)
+    assert loaded.name == "old/toy"
+    online.asked.clear()
+    same(skipjax.load("old/toy"))
+    assert not online.asked
+
+
 def test_shards_and_variants_are_fetched(online, tmp_path):
     folder = toy.pipeline(tmp_path / "large", network="transformer")
     (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()

@@ -176,6 +176,8 @@ def test_zero_terminal_snr_is_exact_where_the_sampler_starts_from_it():
     zero = read("DDIMScheduler", **more).process["schedule"]
     with pytest.raises(ValueError, match="steps is 5, .* Euler cannot take: .* zero SNR"):
         Scheduler(Euler()).plan(zero, 5)
+    with pytest.raises(ValueError, match="for schedules that preserve variance"):
+        Scheduler(Heun()).plan(schedules.rectified_flow(), 5)
 
 
 def test_pipelines_have_numbers_of_steps_and_samplers_of_their_own():

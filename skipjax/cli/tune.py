@@ -49,7 +49,8 @@ class Tune:
     """Folder for plan.json, a report, and the teacher's pictures; started again with the same
     line, it goes on from these."""
     checkpoint: str = "emoji32"
-    """A bundled name, a checkpoint's folder, or a released .pt or .safetensors."""
+    """A bundled name, a checkpoint's folder, a released .pt or .safetensors, a folder that
+    diffusers wrote, or a name of the Hugging Face hub."""
     card: str | None = None
     """Card that describes a released file, a name or a .json; default: found by its name."""
     seed: int = 0

@@ -152,8 +152,11 @@ def parametrize(plan: Plan, schedule: Schedule, history: int) -> tuple[Numbers, 
         ValueError: If it calls the network twice at a level, goes back, starts where alpha is 0,
             or adds more noise than the posterior: then it is not of this form.
     """
-    if plan.origin is None or plan.log_variance is not None:
-        raise ValueError("only a plan of fixed variance, written for a schedule, can be learned")
+    if plan.origin is None or plan.log_variance is not None or plan.excess is not None:
+        raise ValueError(
+            "only a plan of fixed variance, whose eps follows a clipped x_0, written for a "
+            "schedule, can be learned"
+        )
     t = np.arange(schedule.T)[schedule.alpha > 0]
     alpha, sigma = schedule.at(t)
     log_snr, end = np.log(alpha / sigma), schedule.at(plan.origin.end)

@@ -51,6 +51,8 @@ class Levels:
 
     def path(self, schedule: Schedule, num: int) -> list[Level]:
         """The levels of `num` calls, and of the picture."""
+        if not schedule.preserves_variance:
+            raise ValueError("it is for schedules that preserve variance")
         if not schedule.alpha[-1]:
             raise ValueError("it has no step from zero SNR, where sigma / alpha is infinite")
         every = np.arange(schedule.T)

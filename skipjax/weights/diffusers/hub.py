@@ -91,7 +91,7 @@ def find(name: str, revision: str | None, variant: str | None, dtype: DTypeLike)
     lacks = f"it is not in the cache {cache()}" if path is None else _lacks(path, variant)
     if lacks is not None:
         try:
-            path = _fetch(MOVED.get(name, name), revision, variant, dtype)
+            path = _fetch(name, revision, variant, dtype)
         except ValueError as error:
             # What lacks a variant alone may still be loaded without, which is said.
             if path is None or _lacks(path, None) is not None:
@@ -139,7 +139,8 @@ def _lacks(path: Path, variant: str | None) -> str | None:
 
 def _fetch(name: str, revision: str | None, variant: str | None, dtype: DTypeLike) -> Path:
     """Fetches what is needed of a repository, and says before how much it is."""
-    hub = _Repository(name, revision)
+    now = MOVED.get(name, name)
+    hub = _Repository(now, revision)
     path = hub.fetch(CONFIGS)
     names = set(hub.sizes)
     with warnings.catch_warnings(action="ignore"):  # it is said when all is there
@@ -155,8 +156,9 @@ def _fetch(name: str, revision: str | None, variant: str | None, dtype: DTypeLik
         )
     memory = folder.number_of_weights(model) * jnp.dtype(dtype).itemsize
     many = f"{len(wanted)} file{'s' * (len(wanted) > 1)}"
+    moved = "" if now == name else f"{name} has moved: "
     warnings.warn(
-        f"fetching {name}{hub.terms}: {_amount(size - there)} in {many} to {cache()}; its "
+        f"{moved}fetching {now}{hub.terms}: {_amount(size - there)} in {many} to {cache()}; its "
         f"weights take {_amount(memory)} of memory as {jnp.dtype(dtype).name}",
         stacklevel=2,
     )
