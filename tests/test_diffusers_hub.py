@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import toy_diffusers as toy
-from test_diffusers_folder import same
+from toy_diffusers import same
 
 import skipjax
 from skipjax import cli

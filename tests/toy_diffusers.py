@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch_writer
 from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import save_file
 
+import skipjax
 from skipjax import Pretrained, Process
 from skipjax.conditioners import Labels
 from skipjax.models import param_shapes
@@ -197,3 +199,25 @@ def params(config=None):
     """What `load` is to give of it."""
     config = ToyConfig() if config is None else config
     return jax.tree.map(np.asarray, to_params(arrays(config), config))
+
+
+def same(loaded, config=None, dtype=np.float32):
+    """Asserts that a model has the toy's weights."""
+    wanted = jax.tree.map(lambda leaf: leaf.astype(dtype), params(config))
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, wanted)
+
+
+def refused(words, folder, **options):
+    """What `load` says, in one line, of a folder that it refuses."""
+    with pytest.raises(ValueError, match=words) as caught:
+        skipjax.load(folder, **options)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+def edit(path, **changes):
+    """Changes some of an object in a file of JSON; what is `...` is left out."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
