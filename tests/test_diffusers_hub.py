@@ -86,7 +86,7 @@ def test_revisions(cache, flat, tmp_path):
     assert skipjax.load(NAME).network.width == 8
     assert skipjax.load(NAME, revision="refs/pr/1").network.width == 4
     assert skipjax.load(NAME, revision="b" * 40).network.width == 4
-    refused("is not in the cache", NAME, revision="v2")
+    refused("nor in the hub's cache", NAME, revision="v2")
     for revision in ("../../main", "a b", "/etc"):
         with pytest.raises(ValueError, match="it must be a branch, a tag or a commit"):
             skipjax.load(NAME, revision=revision)
@@ -94,7 +94,7 @@ def test_revisions(cache, flat, tmp_path):
     ref = cache / f"models--{NAME.replace('/', '--')}" / "refs" / "main"
     for said in ("../..", "", "\n", "x" * 300):
         ref.write_text(said)
-        refused("is not in the cache", NAME)
+        refused("nor in the hub's cache", NAME)
 
 
 def test_the_cache_is_where_the_hubs_variables_say(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_the_cache_is_where_the_hubs_variables_say(tmp_path, monkeypatch):
 
 
 def test_what_is_neither_here_nor_in_the_cache_is_said(cache, monkeypatch, tmp_path):
-    said = refused("is not in the cache", NAME)
+    said = refused("nor in the hub's cache", NAME)
     assert str(cache) in said and said.endswith("nothing is fetched, since HF_HUB_OFFLINE is set")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -170,7 +170,7 @@ def test_the_command_line_takes_names(cache, flat, work, capsys, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             cli.main(line)
         said = capsys.readouterr().err
-        assert ended.value.code == 2 and said.count("\n") == 1 and "not in the cache" in said
+        assert ended.value.code == 2 and said.count("\n") == 1 and "nor in the hub's cache" in said
 
 
 def test_info_of_a_released_name_needs_no_file(flat, tmp_path, monkeypatch, capsys):
@@ -181,7 +181,7 @@ def test_info_of_a_released_name_needs_no_file(flat, tmp_path, monkeypatch, caps
     monkeypatch.setattr(cards, "RELEASED", (tmp_path / "cards",))
     cli.main(["info", "google/toy"])
     assert "its own licence" in capsys.readouterr().out
-    refused("is not in the cache", "google/toy")
+    refused("nor in the hub's cache", "google/toy")
     toy.into_cache(hub.cache(), "google/toy", flat)
     cli.main(["info", "google/toy", "--json"])
     said = json.loads(capsys.readouterr().out)
@@ -280,4 +280,4 @@ def test_no_room_is_said_before_anything_large_is_fetched(online, flat, monkeypa
 
 def test_no_network_and_no_cache(online, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    refused("is not in the cache .*; it cannot be fetched", "google/other")
+    refused("nor in the hub's cache .*; it cannot be fetched", "google/other")

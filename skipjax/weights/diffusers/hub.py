@@ -20,7 +20,7 @@ from skipjax.pretrained import Pretrained
 from skipjax.weights.diffusers import files, folder
 from skipjax.weights.diffusers.folder import Folder
 
-MAIN = "main"
+MAIN, TIMEOUT = "main", 30.0  # seconds in which the hub must answer
 # Repositories that are gone, and where their files are now.
 MOVED = {
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
@@ -88,7 +88,7 @@ def find(name: str, revision: str | None, variant: str | None, dtype: DTypeLike)
         ValueError: If it is in neither, cannot be fetched, or holds no network that is read.
     """
     path = _in_cache(name, revision)
-    lacks = f"it is not in the cache {cache()}" if path is None else _lacks(path, variant)
+    lacks = _nowhere() if path is None else _lacks(path, variant)
     if lacks is not None:
         try:
             path = _fetch(name, revision, variant, dtype)
@@ -113,7 +113,7 @@ def describe(name: str, revision: str | None = None) -> Pretrained:
         hub = _Repository(MOVED.get(name, name), revision)
         return folder.described(hub.fetch(CONFIGS), name, set(hub.sizes))[0]
     except ValueError as error:
-        raise ValueError(f"{name}: it is not in the cache {cache()}; {error}") from None
+        raise ValueError(f"{name}: {_nowhere()}; {error}") from None
 
 
 def _in_cache(name: str, revision: str | None) -> Path | None:
@@ -179,7 +179,8 @@ class _Repository:
         endpoint = os.environ.get("HF_ENDPOINT") or None
         api = self._hub.HfApi(endpoint=endpoint)
         self._endpoint = endpoint
-        info = self._ask(api.model_info, name, revision=self._revision, files_metadata=True)
+        options = {"revision": self._revision, "files_metadata": True, "timeout": TIMEOUT}
+        info = self._ask(api.model_info, name, **options)
         self.sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         terms = ["gated"] if info.gated else []
         terms += [f"licence {tag[8:]}" for tag in info.tags or () if tag.startswith("license:")]
@@ -234,6 +235,10 @@ class _Repository:
                 said = (str(error).strip() or type(error).__name__).splitlines()[0]
                 problem = f"it cannot be fetched ({said})"
             raise ValueError(problem) from None
+
+
+def _nowhere() -> str:
+    return f"it is no file or folder here, nor in the hub's cache {cache()}"
 
 
 def _amount(size: int) -> str:
