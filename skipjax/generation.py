@@ -245,9 +245,7 @@ def _alone(model: Pretrained, dtype: DTypeLike, condition: Condition | None) -> 
 
 
 def decode(model: Pretrained, z: jax.Array) -> jax.Array:
-    """Samples, [B, ...], of what is diffused, z [B, *shape], by the model's codec: a program of
-    its own.
-    """
+    """Samples, [B, ...], of what is diffused, z [B, *shape], by the codec: a program apart."""
     return model.codec.decode(z)
 
 
@@ -257,10 +255,9 @@ def null_of(model: Pretrained, condition: Condition | None, negative: Any = None
     Raises:
         ValueError: If nothing does.
     """
-    conditioner = model.conditioner
     null = None
-    if conditioner is not None and condition is not None:
-        null = conditioner.null(condition, negative)
+    if model.conditioner is not None and condition is not None:
+        null = model.conditioner.null(condition, negative)
     if null is None:
         raise ValueError(
             f"{model.name} has no null label, nor another condition that stands for none, by "

@@ -46,7 +46,7 @@ class EdmConfig:
     attn_resolutions: Sequence[int] = (16, 8)
     dropout: float = 0.0
 
-    takes: ClassVar[tuple[str, ...]] = ("label",)
+    accepts: ClassVar[tuple[str, ...]] = ("label",)
 
     def __post_init__(self):
         for field in fields(self):  # JSON has no tuples, and a config must hash
@@ -132,8 +132,8 @@ class EdmConfig:
             params: As `init` makes them.
             x: Noisy samples times c_in, float [B, H, W, C].
             t: c_noise, float [B].
-            condition: What it `takes`, as far as it does: "label" int [B] in 0 .. label_dim, and
-                "augment" float [B, augment_dim]; None for none.
+            condition: What it `accepts`, as far as it does: "label" int [B] in 0 .. label_dim,
+                and "augment" float [B, augment_dim]; None for none.
             dtype: To compute in: float32, bfloat16 or float16.
             remat: Whether blocks are computed again in the backward pass, to save memory.
             dropout: Key of the dropout of training; default: none.
@@ -145,11 +145,11 @@ class EdmConfig:
             ValueError: For a condition that is missing, not wanted, or of another shape.
         """
         given = dict(condition or {})
-        told = tuple(given.pop(key, None) for key in self.takes)
+        told = tuple(given.pop(key, None) for key in self.accepts)
         if given:
             raise ValueError(
                 f"the condition holds {', '.join(given)}: this network takes "
-                f"{' and '.join(self.takes)}"
+                f"{' and '.join(self.accepts)}"
             )
         return evaluate(self.module(dtype, remat), params, (x, t, *told), dropout)
 
@@ -200,7 +200,7 @@ class PixelConfig(EdmConfig):
     channel_mult_emb: int = 4
     label_dropout: float = 0.0
 
-    takes: ClassVar[tuple[str, ...]] = ("label", "augment")
+    accepts: ClassVar[tuple[str, ...]] = ("label", "augment")
 
     @property
     def shape(self) -> tuple[int, int, int]:
