@@ -107,9 +107,6 @@ def test_a_config_lacks_what_is_the_classs_default():
         "downsample_type": None,
     }
     assert unet2d.config_of(PLAIN | older) == unet2d.config_of(PLAIN)
-    average = {"decay": 0.9999, "inv_gamma": 1.0, "power": 0.75, "optimization_step": 7}
-    average |= {"min_decay": 0.0, "update_after_step": 0, "use_ema_warmup": True}
-    assert unet2d.config_of(PLAIN | average) == unet2d.config_of(PLAIN)
     with pytest.warns(UserWarning, match="holds fancy: no option that is known"):
         assert unet2d.config_of(PLAIN | {"fancy": 1}) == unet2d.config_of(PLAIN)
 

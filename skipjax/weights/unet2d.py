@@ -34,16 +34,6 @@ _MODULES = {
 # Of attention, in files from before 2023.
 _OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLDER_NAME = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLDER)})\.")
-# What diffusers' EMAModel adds to the config of an average.
-_OF_AVERAGES = {
-    "decay",
-    "inv_gamma",
-    "min_decay",
-    "optimization_step",
-    "power",
-    "update_after_step",
-    "use_ema_warmup",
-}
 
 
 def to_params(
@@ -81,15 +71,14 @@ def config_of(fields: Mapping[str, Any]) -> UNet2DConfig:
     `concat_channels`.
 
     Args:
-        fields: Of the file. Those that begin with "_", and those of an average's bookkeeping, say
-            nothing of the network.
+        fields: Of the file. Those that begin with "_" say nothing of the network.
 
     Raises:
         ValueError: For an option that is not supported, a value of another type, or no
             sample_size.
     """
     known = {field.name for field in dataclasses.fields(UNet2DConfig)}
-    told = {k: v for k, v in fields.items() if k[:1] != "_" and k not in _OF_AVERAGES}
+    told = {k: v for k, v in fields.items() if k[:1] != "_"}
     if unknown := [k for k in told if k not in known]:
         warnings.warn(
             f"the config of UNet2DModel holds {', '.join(unknown)}: no option that is known, and "
