@@ -20,7 +20,6 @@ from skipjax.weights.diffusers import classes, files
 from skipjax.weights.diffusers import scheduler as schedulers
 
 # What train_unconditional's averages add to the config of their network.
-# What EMAModel adds to the config of an average.
 OF_AVERAGES = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")
 OF_AVERAGES += ("update_after_step", "use_ema_warmup")
 
