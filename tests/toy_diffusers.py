@@ -21,6 +21,7 @@ from skipjax.conditioners import Labels
 from skipjax.models import param_shapes
 from skipjax.process import as_schedule
 from skipjax.weights import layout, registry
+from skipjax.weights.fields import construct
 
 CLASS, PIPELINE = "ToyModel", "ToyPipeline"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -88,7 +89,7 @@ def config_of(said):
     if unknown := told.keys() - known:
         warnings.warn(f"config.json: nothing is known of {', '.join(unknown)}", stacklevel=2)
     told = {key: value for key, value in told.items() if key in known}
-    return registry.construct("config.json", ToyConfig, told)
+    return construct("config.json", ToyConfig, told)
 
 
 def model(config, name):

@@ -24,6 +24,7 @@ from skipjax.models import (
 from skipjax.pretrained import Pretrained
 from skipjax.process import Edm, Iddpm, Precondition, Process, Ve, Vp
 from skipjax.weights.edm_pickle import Snapshot
+from skipjax.weights.fields import construct
 from skipjax.weights.torch_pickle import shown
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # where EDM samples from and to, if the network goes so far
@@ -188,8 +189,6 @@ def _check(class_name: str, said: dict[str, Any], defaults: dict[str, Any]) -> N
 
 
 def _network(class_name: str, said: dict[str, Any], rest: dict[str, Any]) -> EdmConfig:
-    from skipjax.weights import registry  # which knows this file
-
     shape = {k: said[k] for k in ("img_resolution", "label_dim")}
     channels = said["img_channels"]
     if class_name == "Precond":
@@ -213,4 +212,4 @@ def _network(class_name: str, said: dict[str, Any], rest: dict[str, Any]) -> Edm
             stacklevel=4,
         )
     given = shape | {k: v for k, v in rest.items() if k in known}
-    return registry.construct(class_name, part, given)
+    return construct(class_name, part, given)

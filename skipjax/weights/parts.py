@@ -28,6 +28,7 @@ from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import Process, Times, as_schedule, name_of, same_schedule
 from skipjax.schedules import Schedule, variance_exploding
 from skipjax.weights import adm, registry
+from skipjax.weights.fields import construct
 
 Card = dict[str, Any]
 FLAT = ("unet", "classifier")  # of older cards
@@ -133,7 +134,7 @@ def _process(said: Any) -> Process:
         )
     if "precondition" in fields:
         fields["precondition"] = registry.build("precondition", fields["precondition"])
-    process = registry.construct("process", _Fields, fields)
+    process = construct("process", _Fields, fields)
     return Process(schedule, **{k: getattr(process, k) for k in fields})
 
 
@@ -170,7 +171,7 @@ def _scheduler(said: Any) -> Scheduler | None:
     if not isinstance(said, Mapping):
         raise ValueError(f"scheduler is {said!r}: it must be an object")
     method = registry.build("scheduler: method", said.get("method", {}))
-    return registry.construct("scheduler", Scheduler, {**said, "method": method})
+    return construct("scheduler", Scheduler, {**said, "method": method})
 
 
 def _tabulated(tables: Mapping[str, Any]) -> Schedule:

@@ -24,8 +24,7 @@ from skipjax.models import (
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
 from skipjax.weights import adm, dit, edm, edm_models, unet2d
-from skipjax.weights.fields import construct as construct
-from skipjax.weights.fields import nearest
+from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
 ToParams = Callable[..., Any]

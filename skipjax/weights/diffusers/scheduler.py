@@ -25,7 +25,7 @@ from skipjax.weights.diffusers.solver_configs import (
     UniPCMultistepScheduler,
     Unoffered,
 )
-from skipjax.weights.registry import construct
+from skipjax.weights.fields import construct
 
 CLASSES: dict[str, type[Config]] = {
     "DDPMScheduler": DDPMScheduler,
