@@ -178,7 +178,8 @@ def test_what_does_not_fit_is_refused(subtests):
 @pytest.fixture(scope="module")
 def conditional():
     """Of 2 x (8, 4) pixels, with 4 classes and a label for none."""
-    fields = PLAIN | {"sample_size": [8, 4], "num_class_embeds": 5, "dropout": 0.3}
+    fields = PLAIN | {"sample_size": [8, 4], "num_class_embeds": 5}
+    fields |= {"down_block_types": 2 * ["DownBlock2D"], "up_block_types": 2 * ["UpBlock2D"]}
     config = unet2d.config_of(fields)
     labels = Labels(5, ("ant", "bee", "cat", "dog"), null_label=4)
     return unet2d.model(config, "pets").replace(
@@ -221,36 +222,41 @@ def test_a_file_and_a_folder_give_back_what_went_in(conditional, tmp_path):
         parts.build(wrong)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_near(conditional, dtype):
-    config, (x, t, condition) = conditional.network, inputs_of(conditional.network, (8, 4))
-    exact = output(config, conditional.params, x, t, condition)
-    half = output(config, conditional.params, x, t, condition, dtype=dtype)
+@pytest.fixture(scope="module")
+def small():
+    """A config of one level, its params, and inputs for it."""
+    config = unet2d.config_of(CASES["one_level"] | {"dropout": 0.3})
+    return config, unet2d.to_params(tensors_of(config), config), inputs_of(config)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_half_precision_stays_near(small, dtype):
+    config, params, inputs = small
+    exact, half = (output(config, params, *inputs, dtype=d) for d in ("float32", dtype))
     assert half.dtype == np.float32
     assert 0 < np.abs(half - exact).max() <= 0.05 * np.abs(exact).max()
 
 
-def test_remat_and_dropout_change_what_they_should(conditional):
-    config, params = conditional.network, conditional.params
-    x, t, condition = inputs_of(config, (8, 4))
-    plain = output(config, params, x, t, condition)
-    again = output(config, params, x, t, condition, remat=True)
+def test_remat_changes_nothing_and_dropout_acts_by_its_key(small):
+    config, params, inputs = small
+    plain = output(config, params, *inputs)
+    again = output(config, params, *inputs, remat=True)
     np.testing.assert_allclose(again, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
-    dropped = [
-        output(config, params, x, t, condition, dropout=jax.random.key(seed)) for seed in (0, 0, 1)
-    ]
-    assert (dropped[0] == dropped[1]).all() and (dropped[0] != dropped[2]).any()
-    assert (dropped[0] != plain).any()
+    drop = jax.jit(lambda key: config.apply(params, *inputs, dropout=key), compiler_options=HURRY)
+    one, same, other = (np.asarray(drop(jax.random.key(seed))) for seed in (0, 0, 1))
+    assert (one == same).all() and (one != other).any() and (one != plain).any()
 
 
 def test_frequencies_of_fourier_are_not_learned():
-    config = unet2d.config_of(PLAIN | {"time_embedding_type": "fourier"})
+    config = unet2d.config_of(CASES["one_level"] | {"time_embedding_type": "fourier"})
     params = unet2d.to_params(tensors_of(config), config)
     x, t, _ = inputs_of(config)
-    gradient = jax.jit(
-        jax.grad(lambda params: jnp.square(config.apply(params, x, t)).sum()),
-        compiler_options=HURRY,
-    )(params)
+
+    def loss(time):
+        return jnp.square(config.apply(params | time, x, t)).sum()
+
+    time = {name: params[name] for name in ("time_proj", "time_embedding")}
+    gradient = jax.jit(jax.grad(loss), compiler_options=HURRY)(time)
     assert not gradient["time_proj"]["weight"].any()
     assert gradient["time_embedding"]["linear_1"]["kernel"].any()
 
