@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxprs import every_equation
 
-from skipjax.models.conv import Conv, convolve
+from skipjax.models.conv import Conv, convolve, convolve_upsampled
 
 # (height, width), side of the kernel, stride
 KINDS = [((6, 5), 3, 1), ((6, 8), 3, 2), ((7, 5), 3, 2), ((1, 1), 3, 2), ((4, 3), 1, 1)]
@@ -216,7 +216,8 @@ def test_wide_convolution_maps_over_pictures_and_over_kernels():
 
 
 @pytest.mark.parametrize("size", [8, 32])
-def test_devices_convolve_their_own_pictures(size):
+@pytest.mark.parametrize("convolve", [convolve, convolve_upsampled], ids=lambda f: f.__name__)
+def test_devices_convolve_their_own_pictures(size, convolve):
     mesh = jax.make_mesh((8,), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     x, kernel = wide_arrays(16, size, size, 64, 64)
@@ -226,4 +227,49 @@ def test_devices_convolve_their_own_pictures(size):
         assert exchange not in compiled.as_text()
     assert compiled.output_shardings.is_equivalent_to(split, 4)
     out = compiled(*jax.device_put((x, kernel), shardings))
-    np.testing.assert_allclose(out, run(x, kernel, 1), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(out, jax.jit(convolve)(x, kernel), rtol=0, atol=1e-5)
+
+
+def doubled(x):
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+# In several bands, in one, of odd sides and prime widths; and what XLA convolves.
+UPSAMPLED = [(2, 32, 24, 64, 64), (1, 8, 8, 96, 64), (3, 5, 7, 67, 70), (2, 4, 6, 8, 5)]
+
+
+def test_convolution_of_what_is_upsampled_equals_its_definition(subtests):
+    for sizes in UPSAMPLED:
+        with subtests.test(sizes):
+            x, kernel = wide_arrays(*sizes)
+            out = jax.jit(convolve_upsampled)(x, kernel)
+            np.testing.assert_allclose(out, by_definition(doubled(x), kernel), rtol=0, atol=1e-5)
+    x, kernel = (array.astype(ml_dtypes.bfloat16) for array in wide_arrays(*UPSAMPLED[2]))
+    out = jax.jit(convolve_upsampled)(x, kernel)
+    assert out.dtype == jnp.bfloat16
+    exact = by_definition(doubled(x), kernel)
+    np.testing.assert_allclose(np.asarray(out, np.float32), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_gradients_of_what_is_upsampled_are_its_transposes():
+    x, kernel = wide_arrays(*UPSAMPLED[2])
+    weights = normal(3, 10, 14, 70, seed=2)
+    gradient = jax.jit(
+        jax.grad(lambda *args: (weights * convolve_upsampled(*args)).sum(), (0, 1))
+    )(x, kernel)
+    for ours, like, apply in [
+        (gradient[0], x, lambda d: by_definition(doubled(d), kernel)),
+        (gradient[1], kernel, lambda d: by_definition(doubled(x), d)),
+    ]:
+        direction = normal(*like.shape, seed=3)
+        expected = (weights * apply(direction)).sum()
+        np.testing.assert_allclose((np.asarray(ours) * direction).sum(), expected, rtol=1e-4)
+
+
+def test_the_module_makes_it_twice_as_high_and_wide(subtests):
+    for channels in (5, 64):
+        x, module = normal(2, 4, 6, channels), Conv(channels, upsampled=True)
+        params = jax.jit(module.init)(jax.random.key(0), x)
+        plain = Conv(channels).apply(params, doubled(x))
+        with subtests.test(channels):
+            np.testing.assert_allclose(module.apply(params, x), plain, rtol=0, atol=1e-5)

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from skipjax.models.attention import attention
 from skipjax.models.config import GROUPS
-from skipjax.models.conv import Conv, Padding
+from skipjax.models.conv import Conv, Padding, upsample
 
 
 def timestep_embedding(
@@ -44,13 +44,6 @@ def timestep_embedding(
     waves = [jnp.cos(angle), jnp.sin(angle)]
     embedding = jnp.concatenate(waves[::-1] if sine_first else waves, axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, channels % 2)))
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Nearest neighbour, twice as high and wide; x [B, H, W, C]."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)
 
 
 def downsample(x: jax.Array) -> jax.Array:
@@ -260,7 +253,6 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = upsample(x)
         if not self.conv:
-            return x
-        return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+            return upsample(x)
+        return Conv(x.shape[-1], upsampled=True, dtype=self.dtype, name="conv")(x)
