@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 import skipjax
 from skipjax import sharding
 from skipjax.models import UNetConfig
-from skipjax.weights import cards
+from skipjax.weights import cards, registry
 
 KEY = jax.random.key(0)
 DEVICE = SingleDeviceSharding(jax.local_devices()[0])
@@ -81,10 +81,11 @@ def test_a_card_goes_by_its_name(path, subtests):
 
 
 def test_a_config_is_one(path, unknown, subtests):
+    known = ", ".join(network.__name__ for network in registry.MODELS)
     for file in (path, unknown):
         for config in (3, "tiny", {"image_size": 8}, UNetConfig, object()):
             with subtests.test(file=file.name, config=config):
-                words = "it must be a UNetConfig, ClassifierConfig, "
+                words = f"it must be a {known}, or a Pretrained or"
                 said = refused(words, file, config=config)
                 assert said.startswith(f"config is a {type(config).__name__}:")
 
