@@ -4,7 +4,7 @@ import numpy as np
 from flax import traverse_util
 
 from skipjax.models import MagnitudeUNetConfig, param_shapes
-from skipjax.weights import edm, edm_models
+from skipjax.weights import edm
 
 SONG = {
     "img_resolution": 16,
@@ -63,7 +63,7 @@ CASES = {
 
 def described(case):
     """The model that a case's arguments describe, without params."""
-    return edm_models.model_of(*CASES[case], case)
+    return edm.models.model_of(*CASES[case], case)
 
 
 def kernel_of(taps):
@@ -72,7 +72,7 @@ def kernel_of(taps):
 
 def tensors_of(class_name, kwargs, seed=0):
     """Random tensors by name, float32 in torch's layouts, and the names of the buffers."""
-    model = edm_models.model_of(class_name, kwargs, "random")
+    model = edm.models.model_of(class_name, kwargs, "random")
     rng, found, buffers = np.random.default_rng(seed), {}, set()
     magnitude = isinstance(model.network, MagnitudeUNetConfig)
     prefix = "unet." if magnitude else "model."

@@ -15,7 +15,8 @@ import numpy as np
 from fuzz_torch_file import Counts
 
 from skipjax.models import param_shapes
-from skipjax.weights import edm_models, edm_pickle
+from skipjax.weights import edm
+from skipjax.weights.readers import edm_pickle
 
 KWARGS = {"img_resolution": 8, "img_channels": 3, "model_channels": 8, "channel_mult": [1, 2]}
 KWARGS |= {"model_type": "SongUNet", "num_blocks": 1, "label_dim": 3, "dropout": np.float64(0.1)}
@@ -60,7 +61,7 @@ def fuzz(files: int, seed: int, folder: Path, seconds: float = 1.0) -> Counts:
 def _described(path: Path) -> str:
     try:
         with warnings.catch_warnings(action="ignore"):
-            model = edm_models.described(edm_pickle.snapshot(path), "fuzzed")
+            model = edm.models.described(edm_pickle.snapshot(path), "fuzzed")
             param_shapes(model.network)
     except ValueError as error:
         message = str(error)

@@ -25,7 +25,7 @@ import numpy as np
 import pickle_parts
 import torch_writer as writer
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 # What Python tells its audit hooks of, and reading a file must never cause.
 _FORBIDDEN = ("os.", "subprocess.", "exec", "compile", "import", "pickle.", "ctypes.", "socket.")

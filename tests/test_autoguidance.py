@@ -87,6 +87,7 @@ def test_outside_its_interval_it_does_nothing(model, guide):
         np.testing.assert_allclose(x_0_of(model, x, label, guidance=way), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_several_ways_compose(model, guide, unconditional):
     x, label = jax.random.normal(KEY, (2, *model.shape)), np.array([0, 1])
     free = x_0_of(model, x, label, guidance=ClassifierFree(3.0))
@@ -141,6 +142,7 @@ def test_another_scale_runs_the_same_program(model, guide):
     assert skipjax.generation.program._cache_size() == before
 
 
+@pytest.mark.slow
 def test_weights_may_be_split_over_devices(model, guide):
     mesh = skipjax.sharding.mesh(2, 4)
     split = jax.tree.map(lambda leaf: skipjax.sharding.split(mesh, leaf.shape), model.params)
@@ -181,13 +183,14 @@ def test_a_guide_that_does_not_fit_is_refused(model, guide, unconditional, subte
     assert isinstance(guide.process.precondition, Times)  # others know the level on any schedule
 
 
+@pytest.mark.slow
 def test_networks_of_edm_guide_each_other():
     class_name, kwargs = edm_networks.CASES["edm2"]
     narrow = kwargs | {"model_channels": 16, "label_dim": 0}
     made = []
     for seed, arguments in enumerate((kwargs, narrow)):
         tensors, _ = edm_networks.tensors_of(class_name, arguments, seed)
-        described = edm_networks.edm_models.model_of(class_name, arguments, f"net_{seed}")
+        described = edm_networks.edm.models.model_of(class_name, arguments, f"net_{seed}")
         made.append(described.replace(params=edm.to_params(tensors, described.network)))
     net, gnet = made
     x = 3 * jax.random.normal(KEY, (2, *net.shape))

@@ -158,6 +158,7 @@ def test_one_call_ends_where_the_flow_does(student, flow):
     np.testing.assert_allclose(ours[:64], flow, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_a_solver_above_and_one_call_below_end_where_the_flow_does(teacher, student, flow):
     for above, steps, within in (("heun", 40, 1e-3), ("heun", 80, 2e-4), ("ddim", 80, 2e-3)):
         times = grids.karras(VE, steps)
@@ -167,6 +168,7 @@ def test_a_solver_above_and_one_call_below_end_where_the_flow_does(teacher, stud
         assert off < within, (above, steps, off)
 
 
+@pytest.mark.slow
 def test_more_calls_keep_the_law_of_the_data(teacher, student):
     times = grids.karras(VE, 40)
     for at in ([0, 22], [0, 15]):

@@ -185,7 +185,10 @@ def test_the_command_line_takes_folders(work, capsys):
         (["sample", "--checkpoint", "lost"], "is not a bundled name, a folder or a file"),
         (["convert", "toy", "ours"], "ours is there already"),
         (["convert", "toy", "new", "--key", "ema"], "card and key say what a file holds"),
-        (["convert", "ours", "new"], "is not a file: give a .pt or .safetensors, a folder that"),
+        (
+            ["convert", "ours", "new"],
+            "is not a file: give a .pt, .safetensors or .pkl, a folder that",
+        ),
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main(line)

@@ -10,7 +10,7 @@ import toy_diffusers as toy
 from toy_diffusers import edit, refused, same
 
 import skipjax
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 
 def test_nothing_is_read_before_all_fits(tmp_path, monkeypatch):

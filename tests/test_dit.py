@@ -48,7 +48,9 @@ def apply(model, x, t, y, **options):
     return model.network.apply(model.params, x, t, {"label": jnp.asarray(y)}, **options)
 
 
-@pytest.mark.parametrize("kind", ["facebook", "sit", "oblong"])
+@pytest.mark.parametrize(
+    "kind", ["facebook", "sit", pytest.param("oblong", marks=pytest.mark.slow)]
+)
 def test_the_network_is_the_transcription(kind):
     model = pretrained(kind)
     config, (x, t, y) = model.network, inputs(model.network)
@@ -115,6 +117,7 @@ def test_saved_places_are_held_fixed_and_dropout_drops():
     assert one != other
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     model, (x, t, y) = pretrained("facebook"), inputs(CONFIGS["facebook"])
     plain, again = (

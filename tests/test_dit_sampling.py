@@ -142,6 +142,7 @@ def test_sits_ode_is_eulers_in_its_own_time():
     close(drawn, x, 2e-4)
 
 
+@pytest.mark.slow
 def test_sit_takes_solvers_of_flows(subtests):
     model = pretrained("sit")
     options = {"num": 2, "label": 2, "steps": 6}
@@ -162,7 +163,7 @@ def test_time_that_runs_to_the_data():
     assert Flow(1000.0, to_data=True).c_noise(point) == pytest.approx(750)
 
 
-@pytest.mark.parametrize("kind", ["facebook", "sit"])
+@pytest.mark.parametrize("kind", ["facebook", pytest.param("sit", marks=pytest.mark.slow)])
 def test_it_trains_for_ten_steps(kind, tmp_path):
     model = pretrained(kind, depth=1)
     rng, process = np.random.default_rng(0), model.process

@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from skipjax.models import MagnitudeUNetConfig, param_shapes
 from skipjax.process import Iddpm, Ve, Vp
-from skipjax.weights import cards, edm_models
+from skipjax.weights import cards, edm
 
 CARDS = {
     path.stem: json.loads(path.read_text())
@@ -76,7 +76,7 @@ def test_cards_agree_with_the_key_lists(shared):
         found = json.loads(path.read_text())
         kwargs = {k: v for k, v in found["config"].items() if k != "precond"}
         ours = cards.model(CARDS[path.stem])
-        theirs = edm_models.model_of(found["cls"], kwargs, path.stem)
+        theirs = edm.models.model_of(found["cls"], kwargs, path.stem)
         assert ours.network == theirs.network and ours.process == theirs.process
         assert (CARDS[path.stem]["parameters"], CARDS[path.stem]["tensors"]) == (
             found["params"],

@@ -18,7 +18,7 @@ import skipjax
 from skipjax.denoisers import Point
 from skipjax.models import DhariwalUNetConfig, SongUNetConfig, param_shapes
 from skipjax.process import Edm, Iddpm, Ve, Vp
-from skipjax.weights import edm, edm_models, folders, parts
+from skipjax.weights import edm, folders, parts
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 NAMES = [
@@ -155,7 +155,7 @@ def key_list(shared, name):
     kwargs = {k: v for k, v in found["config"].items() if k != "precond"}
     taps = kwargs.get("resample_filter", [1, 1])
     tensors = {k: Named(k, shape, taps) for k, shape in found["keys"].items()}
-    return found, edm_models.model_of(found["cls"], kwargs, name), tensors
+    return found, edm.models.model_of(found["cls"], kwargs, name), tensors
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,17 +200,17 @@ def test_a_preconditioner_is_read_by_its_arguments():
         ("iDDPMPrecond", "eps", Iddpm(), (Iddpm().levels()[-2], 80)),
         ("Precond", "edm", Edm(0.5), (0.002, 80)),
     ]:
-        model = edm_models.model_of(class_name, shape, "x")
+        model = edm.models.model_of(class_name, shape, "x")
         process = model.process
         assert (process.parameterization, process.precondition) == (parameterization, told)
         sigma = process.schedule.sigma
         np.testing.assert_allclose((sigma[0], sigma[-1]), ends, rtol=1e-12)
         assert process.bounds is None and model.conditioner is None
         assert model.shape[-1] == 3
-    assert isinstance(edm_models.model_of("EDMPrecond", shape, "x").network, DhariwalUNetConfig)
-    assert isinstance(edm_models.model_of("VPPrecond", shape, "x").network, SongUNetConfig)
+    assert isinstance(edm.models.model_of("EDMPrecond", shape, "x").network, DhariwalUNetConfig)
+    assert isinstance(edm.models.model_of("VPPrecond", shape, "x").network, SongUNetConfig)
     narrow = shape | {"sigma_min": 0.1, "sigma_max": 10, "sigma_data": 0.25}
-    model = edm_models.model_of("EDMPrecond", narrow, "x")
+    model = edm.models.model_of("EDMPrecond", narrow, "x")
     assert (model.schedule.sigma[0], model.schedule.sigma[-1]) == (0.1, 10)
     assert model.process.precondition == Edm(0.25)
     assert parts.build(parts.describe(model)).process == model.process
@@ -243,9 +243,9 @@ def test_arguments_that_cannot_be_are_refused(subtests):
         ({"model_type": "SongUNet", "resample_filter": [1, 2, 1]}, "an even number of taps"),
     ]:
         with subtests.test(changes=changes), pytest.raises(ValueError, match=message):
-            edm_models.model_of("EDMPrecond", good | changes, "x")
+            edm.models.model_of("EDMPrecond", good | changes, "x")
     with pytest.warns(UserWarning, match="was made with 'colour', which DhariwalUNetConfig does"):
-        edm_models.model_of("EDMPrecond", good | {"colour": 1}, "x")
+        edm.models.model_of("EDMPrecond", good | {"colour": 1}, "x")
 
 
 def test_a_condition_that_cannot_be_is_refused():
@@ -305,7 +305,7 @@ def test_at_full_size_it_is_that_of_the_transcription(shared, name):
     kwargs = {k: v for k, v in found["config"].items() if k != "precond"}
     tensors, _ = edm_networks.tensors_of(found["cls"], kwargs)
     assert {k: list(v.shape) for k, v in tensors.items()} == found["keys"]
-    model = edm_models.model_of(found["cls"], kwargs, name)
+    model = edm.models.model_of(found["cls"], kwargs, name)
     model = model.replace(params=edm.to_params(tensors, model.network))
     x, label = samples(model, 1), np.array([3]) if kwargs["label_dim"] else None
     for sigma in (0.4, 20.0):

@@ -19,7 +19,7 @@ from hostile_pickles import CANARY, CODE, RUNS
 
 import skipjax
 from skipjax import cli
-from skipjax.weights import edm_pickle, state_dict
+from skipjax.weights.readers import edm_pickle, state_dict
 
 KWARGS = {"img_resolution": 8, "img_channels": 3}
 TENSORS = {

@@ -140,6 +140,7 @@ def test_it_trains_for_ten_steps_on_all_devices(model, tmp_path):
     assert trained.process == process
 
 
+@pytest.mark.slow
 def test_a_plan_is_tuned_for_it(model, tmp_path):
     problem = tuning.Problem(
         model, jax.random.key(0), words={"prompt": "fox"}, guidance=2.0, num=8, held_out=8

@@ -20,7 +20,8 @@ from skipjax import schedules, sharding
 from skipjax.conditioners import Pictures, part
 from skipjax.models import param_shapes
 from skipjax.process import called
-from skipjax.weights import cards, folders, state_dict
+from skipjax.weights import cards, folders
+from skipjax.weights.readers import state_dict
 
 KEY = jax.random.key(5)
 DEVICES = jax.local_devices()

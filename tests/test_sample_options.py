@@ -87,6 +87,7 @@ def test_every_prediction_is_read_as_such(monkeypatch, subtests):
                     "score": -eps / sigma,
                     "neg_eps": -eps,
                     "velocity": eps - x_0,
+                    "data_velocity": x_0 - eps,
                 }[prediction]
                 np.testing.assert_allclose(output, x, rtol=0, atol=2e-5)
                 np.testing.assert_allclose(alpha * x_0 + sigma * eps, x, rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch_writer as writer
 from safetensors.numpy import save_file
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 
 def weights(*names, seed=0):

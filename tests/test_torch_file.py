@@ -13,7 +13,7 @@ import pickle_parts
 import pytest
 import torch_writer as writer
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 
 def numbers(*shape, dtype="float32", seed=0):

@@ -24,7 +24,7 @@ from hostile_pickles import (
 )
 from pickle_parts import dict_of, text, view
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 WEIGHT = text("weight") + view((6,), (1,))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch_writer as writer
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 VALUES = np.arange(64, dtype=np.float32)
 

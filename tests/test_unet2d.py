@@ -237,6 +237,7 @@ def test_half_precision_stays_near(small, dtype):
     assert 0 < np.abs(half - exact).max() <= 0.05 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_and_dropout_acts_by_its_key(small):
     config, params, inputs = small
     plain = output(config, params, *inputs)

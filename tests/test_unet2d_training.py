@@ -26,6 +26,7 @@ def pictures(classes=2):
     return Pictures(images, np.arange(16, dtype=np.int32) % classes, (), names)
 
 
+@pytest.mark.slow
 def test_it_trains_with_dropout_and_labels_that_are_dropped(tmp_path):
     run = Run(network=CONFIG, steps=10, batch=8, rate=1e-2, warmup=0, drop_labels=0.2)
     state = fit.fit(run, pictures(), tmp_path / "run", progress=False)

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 STORAGES = {
     "float64": "DoubleStorage",

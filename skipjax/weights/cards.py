@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from skipjax.pretrained import Classifier, Pretrained
-from skipjax.weights import edm_models, edm_pickle, parts
+from skipjax.weights import edm, parts
+from skipjax.weights.readers import edm_pickle
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it where it was installed from a wheel.
@@ -71,7 +72,7 @@ def describe(checkpoint: str | Path) -> Card:
     path = Path(checkpoint)
     card = None if (path / "card.json").is_file() else of_file(path)
     if card is None and path.is_file() and edm_pickle.is_one(path):
-        return parts.describe(edm_models.described(edm_pickle.snapshot(path), path.stem))
+        return parts.describe(edm.models.described(edm_pickle.snapshot(path), path.stem))
     return card or read(find(checkpoint) / "card.json")
 
 

@@ -23,7 +23,7 @@ from skipjax.models import (
 )
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
-from skipjax.weights import adm, dit, edm, edm_models, unet2d
+from skipjax.weights import adm, dit, edm, unet2d
 from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
@@ -74,9 +74,9 @@ MODELS: dict[type, Model] = {
     ClassifierConfig: adm.model,
     UNet2DConfig: unet2d.model,
     DiTConfig: dit.model,
-    SongUNetConfig: edm_models.model,
-    DhariwalUNetConfig: edm_models.model,
-    MagnitudeUNetConfig: edm_models.model,
+    SongUNetConfig: edm.models.model,
+    DhariwalUNetConfig: edm.models.model,
+    MagnitudeUNetConfig: edm.models.model,
 }
 CLASSES: dict[str, ConfigOf] = {
     "UNet2DModel": unet2d.config_of,

@@ -12,17 +12,9 @@ from skipjax.models import ClassifierConfig
 from skipjax.models.config import EncoderConfig
 from skipjax.pretrained import Classifier, Network, Pretrained
 from skipjax.sharding import Placement
-from skipjax.weights import (
-    cards,
-    checksums,
-    edm_models,
-    edm_pickle,
-    folders,
-    parts,
-    placing,
-    state_dict,
-)
+from skipjax.weights import cards, checksums, edm, folders, parts, placing
 from skipjax.weights.cards import Card
+from skipjax.weights.readers import edm_pickle, state_dict
 
 _OWN = ("network", "process")  # what a pickle says itself, whatever its card does
 
@@ -89,7 +81,7 @@ def _described(
     own = None
     if config is None and edm_pickle.is_one(path):
         try:
-            own = edm_models.described(edm_pickle.snapshot(path, key), path.stem)
+            own = edm.models.described(edm_pickle.snapshot(path, key), path.stem)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if card is None and cards.of_file(path) is None:
@@ -98,7 +90,7 @@ def _described(
     model = cards.model(known) if config is None else parts.described(config, path.stem)
     if own is None:
         return known, model
-    model = edm_models.with_card(own, model)
+    model = edm.models.with_card(own, model)
     return known | {k: v for k, v in parts.describe(model).items() if k in _OWN}, model
 
 

@@ -15,7 +15,8 @@ from skipjax.generation import denoiser
 from skipjax.guidance import ClassifierFree
 from skipjax.models import DiTConfig
 from skipjax.process import Point
-from skipjax.weights import dit, state_dict
+from skipjax.weights import dit
+from skipjax.weights.readers import state_dict
 
 diffusers = pytest.importorskip(
     "diffusers", reason="diffusers is not installed: pip install -e .[oracle]"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import skipjax
-from skipjax.weights import edm_pickle, state_dict
+from skipjax.weights.readers import edm_pickle, state_dict
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
 F = torch.nn.functional

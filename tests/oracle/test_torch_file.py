@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from skipjax.weights import state_dict
+from skipjax.weights.readers import state_dict
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[oracle]")
 

@@ -15,9 +15,10 @@ from skipjax.conditioners import Labels
 from skipjax.models import param_shapes
 from skipjax.pretrained import Pretrained
 from skipjax.sharding import Placement
-from skipjax.weights import checksums, placing, registry, state_dict
+from skipjax.weights import checksums, placing, registry
 from skipjax.weights.diffusers import classes, files
 from skipjax.weights.diffusers import scheduler as schedulers
+from skipjax.weights.readers import state_dict
 
 # What train_unconditional's averages add to the config of their network.
 OF_AVERAGES = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from skipjax.weights import torch_file, torch_pickle
-from skipjax.weights.torch_pickle import DAMAGED, Stated, Unknown, shown
-from skipjax.weights.torch_tensors import KNOWN, Segment, Storage, Tensor
+from skipjax.weights.readers import torch_file, torch_pickle
+from skipjax.weights.readers.torch_pickle import DAMAGED, Stated, Unknown, shown
+from skipjax.weights.readers.torch_tensors import KNOWN, Segment, Storage, Tensor
 
 EMA = "ema"
 _MARK = "torch_utils.persistence"

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from skipjax.weights.torch_pickle import DAMAGED, Unknown, shown
+from skipjax.weights.readers.torch_pickle import DAMAGED, Unknown, shown
 
 _MAX_DIMENSIONS = 64  # NumPy's limit, and torch's
 _MAX_NUMBER = 2**63

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skipjax.weights import edm_pickle, safetensors_file, torch_file
-from skipjax.weights.torch_pickle import ALONE, Unknown, shown
-from skipjax.weights.torch_tensors import Tensor
+from skipjax.weights.readers import edm_pickle, safetensors_file, torch_file
+from skipjax.weights.readers.torch_pickle import ALONE, Unknown, shown
+from skipjax.weights.readers.torch_tensors import Tensor
 
 # What DataParallel, torch.compile, Lightning and others put before every name.
 _PREFIXES = re.compile(r"(module\.|_orig_mod\.|model\.)*")

@@ -23,9 +23,9 @@ from skipjax.models import (
 )
 from skipjax.pretrained import Pretrained
 from skipjax.process import Edm, Iddpm, Precondition, Process, Ve, Vp
-from skipjax.weights.edm_pickle import Snapshot
 from skipjax.weights.fields import construct
-from skipjax.weights.torch_pickle import shown
+from skipjax.weights.readers.edm_pickle import Snapshot
+from skipjax.weights.readers.torch_pickle import shown
 
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # where EDM samples from and to, if the network goes so far
 MOST_TIMES = 100_000  # of a baseline's own chain

@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from skipjax.weights import torch_pickle
-from skipjax.weights.torch_pickle import ALONE, DAMAGED, Stream, shown
-from skipjax.weights.torch_tensors import KNOWN, Segment, Storages
+from skipjax.weights.readers import torch_pickle
+from skipjax.weights.readers.torch_pickle import ALONE, DAMAGED, Stream, shown
+from skipjax.weights.readers.torch_tensors import KNOWN, Segment, Storages
 
 _MAX_PICKLE = 2**24
 _MAX_DIRECTORY = 2**22
