@@ -14,15 +14,27 @@ import yaml
 
 from skipjax import cli, jobs
 from skipjax.cli import generate as commands
+from skipjax.weights import cards, registry
 
 pytestmark = pytest.mark.usefixtures("work")
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```(bash|yaml)\n(.*?)```", README, re.DOTALL))
 LINES = re.findall(r"^(?:    |exec )(skipjax generate .*)$", README, re.MULTILINE)
 
 
 POD = yaml.safe_load(BLOCKS["yaml"])["spec"]
 CONTAINER = POD["template"]["spec"]["containers"][0]
+
+
+def test_the_page_of_what_can_be_loaded_names_what_there_is():
+    page = ROOT / "colabs" / "what_can_i_load.md"
+    text = page.read_text(encoding="utf-8")
+    files = set(re.findall(r'"([\w.-]+\.(?:pt|pkl))"', text)) - {"mine.pt"}
+    assert len(files) > 4 and all(cards.of_file(Path(file)) for file in files)
+    assert all(f"`{name}`" in text for name in registry.CLASSES)
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
 
 
 def test_lines_are_taken(monkeypatch, subtests):

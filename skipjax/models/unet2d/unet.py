@@ -13,8 +13,8 @@ from skipjax.models.blocks import Fourier, GroupNorm, TimeEmbedding, timestep_em
 from skipjax.models.config import evaluate
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import beside, check_pictures
-from skipjax.models.unet2d_blocks import DownBlock, MidBlock, Parts, UpBlock
-from skipjax.models.unet2d_config import UNet2DArguments
+from skipjax.models.unet2d.blocks import DownBlock, MidBlock, Parts, UpBlock
+from skipjax.models.unet2d.config import UNet2DArguments
 
 
 @dataclass(frozen=True)

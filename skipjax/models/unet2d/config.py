@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipjax.models.blocks import ACTIVATIONS
-from skipjax.models.unet2d_blocks import PADDING, Level
+from skipjax.models.unet2d.blocks import PADDING, Level
 
 # Whether a level attends, and how it goes on to the next size; None as the config says.
 DOWN = {

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from skipjax.checks import whole
 from skipjax.models.config import evaluate
-from skipjax.models.dit_blocks import Block, Embedder, FinalLayer, Squares, sinusoids
+from skipjax.models.dit.blocks import Block, Embedder, FinalLayer, Squares, sinusoids
 
 # Depth, width and heads of the paper's sizes (table 1), which come with squares of 2, 4 or 8.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
