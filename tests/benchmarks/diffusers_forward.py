@@ -2,8 +2,9 @@
 
 On a CPU, in float32, with the same random weights: skipjax over the better of torch's eager mode
 and torch.compile (channels_last, inference_mode, one thread per core), run in turn; medians. Aim:
-at most 0.85. The largest difference of the outputs beside it, over the largest output. Aim: at
-most 5e-5. And the call inside a loop, as samplers make it, over the call alone. Aim: at most 1.1.
+at most 0.85, both for a call alone, for which the system gives XLA its memory anew, and for one in
+a loop, as samplers make it. The largest difference of the outputs beside it, over the largest
+output. Aim: at most 5e-5.
 
 Needs torch and diffusers: pip install torch==2.13.0 && pip install -e '.[oracle]'
 
@@ -34,7 +35,7 @@ except ImportError as error:
     sys.exit(f"{error}: pip install torch==2.13.0 && pip install -e '.[oracle]'")
 
 CLASSES = {"unet2d": diffusers.UNet2DModel}  # by the kind of network on a card
-CALLS = 3  # inside the loop
+CALLS = 5  # inside the loop
 
 
 def main() -> None:
@@ -75,14 +76,14 @@ def measure(name: str, batch: int, repeats: int) -> None:
     measured = dict(zip(cases, rounds, strict=True))
 
     mode = min(("eager", "compile"), key=lambda mode: median(measured[mode]))
-    title = f"{name}, batch {batch}: skipjax / torch ({mode})"
-    ratio(title, measured["skipjax"], measured[mode], 0.85)
+    over = f"{name}, batch {batch}: skipjax"
+    each = [total / CALLS for total in measured["loop"]]
+    ratio(f"{over} alone / torch ({mode})", measured["skipjax"], measured[mode], 0.85)
+    ratio(f"{over} in a loop / torch ({mode})", each, measured[mode], 0.85)
     reference = np.moveaxis(outputs["eager"].numpy(), 1, -1)
     error = np.abs(np.asarray(outputs["skipjax"]) - reference).max() / np.abs(reference).max()
     title = f"{name}, batch {batch}: largest difference of the outputs / 5e-5"
     line(title, error / 5e-5, 1.0, f"{error:.1e} of the largest output")
-    each = [total / CALLS for total in measured["loop"]]
-    ratio(f"{name}, batch {batch}: in a loop / alone", each, measured["skipjax"], 1.1)
 
 
 def theirs(fields: dict[str, Any]) -> Any:
