@@ -47,10 +47,10 @@ def test_samples_are_drawn_by_label_and_depend_on_it():
 def test_height_and_width_differ_where_places_allow():
     options = {"num": 1, "label": 1, "plan": "ddim", "steps": 4}
     assert skipjax.sample(pretrained("oblong"), KEY, **options).shape == (1, 8, 12, 4)
-    wide = skipjax.sample(pretrained("diffusers"), KEY, size=(4, 16), **options)
+    wide = skipjax.sample(pretrained("diffusers"), KEY, size=(32, 128), **options)
     assert wide.shape == (1, 4, 16, 4)
     with pytest.raises(ValueError, match="x is 4 x 16: the places of 8 x 8 are saved"):
-        skipjax.sample(pretrained("facebook"), KEY, size=(4, 16), **options)
+        skipjax.sample(pretrained("facebook"), KEY, size=(32, 128), **options)
 
 
 def outputs(model, x, t, y):

@@ -23,8 +23,8 @@ from skipjax.weights import edm, folders, parts
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 NAMES = [
     "edm-cifar10-32x32-cond-vp",
-    "edm-cifar10-32x32-uncond-ve",
-    "edm-imagenet-64x64-cond-adm",
+    pytest.param("edm-cifar10-32x32-uncond-ve", marks=pytest.mark.slow),
+    pytest.param("edm-imagenet-64x64-cond-adm", marks=pytest.mark.slow),
     "edm2-img512-xs",
 ]
 
@@ -38,20 +38,19 @@ def made(name):
     return class_name, kwargs, tensors, model
 
 
-@pytest.fixture(scope="module", params=edm_networks.CASES)
+def some(*names):
+    """Kinds of networks: these, and in the slow tests all."""
+    slow = (pytest.param(n, marks=pytest.mark.slow) for n in edm_networks.CASES if n not in names)
+    return [*names, *slow]
+
+
+@pytest.fixture(scope="module", params=some("ddpmpp", "edm2"))
 def case(request):
-    """Every kind."""
     return made(request.param)
 
 
-REST = [
-    pytest.param(name, marks=pytest.mark.slow) for name in edm_networks.CASES if name != "edm2"
-]
-
-
-@pytest.fixture(scope="module", params=["edm2", *REST])
+@pytest.fixture(scope="module", params=some("ddpmpp"))
 def one(request):
-    """Some kinds; all of them in the slow tests."""
     return made(request.param)
 
 
@@ -173,7 +172,7 @@ def test_every_key_list_fits(shared, name):
 
 
 def test_what_does_not_fit_is_named(shared):
-    _, model, tensors = key_list(shared, NAMES[1])
+    _, model, tensors = key_list(shared, "edm-cifar10-32x32-uncond-ve")
     with pytest.raises(ValueError, match="missing: enc.32x32_conv.bias"):
         edm.to_params(
             {k: v for k, v in tensors.items() if "32x32_conv.bias" not in k}, model.network
@@ -183,7 +182,7 @@ def test_what_does_not_fit_is_named(shared):
     plain = replace(model.network, resample_filter=(1, 1))
     with pytest.raises(ValueError, match="is another filter than the config's resample_filter"):
         edm.to_params(tensors, plain)
-    _, model, tensors = key_list(shared, NAMES[3])
+    _, model, tensors = key_list(shared, "edm2-img512-xs")
     gain = "unet.enc.8x8_block1.emb_gain"
     with pytest.raises(ValueError, match="missing: enc.8x8_block1.emb_gain"):
         edm.to_params({k: v for k, v in tensors.items() if k != gain}, model.network)

@@ -115,6 +115,7 @@ def test_death_anywhere_leaves_whole_shards_or_none(job, quick, tmp_path, monkey
     assert deaths > (40 if kind == "folder" else 10)
 
 
+@pytest.mark.slow
 def test_a_living_worker_ends_what_one_that_died_anywhere_began(job, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "POLL", 0.0)
     draw(job, tmp_path / "whole")
