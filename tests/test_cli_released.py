@@ -154,3 +154,15 @@ def test_info_of_a_published_file(monkeypatch, capsys):
         card["name"] == "64x64_classifier" and card["conditioner"]["class_names"] == "imagenet1k"
     )
     assert counts["parameters"] == card["parameters"] == 65_438_568
+
+
+def test_info_is_a_page_for_people(monkeypatch, capsys):
+    monkeypatch.undo()
+    for name, words in (
+        ("google/ddpm-cifar10-32", "sampled as  steps of all times"),
+        ("edm2-img512-s", "latents     autoencoder"),
+        ("SiT-XL-2-256x256", "predicts data_velocity"),
+        ("cd_imagenet64_lpips", "nfe 1, fid 6.2"),
+    ):
+        cli.main(["info", name])
+        assert words in capsys.readouterr().out, name

@@ -129,7 +129,7 @@ def _settings(said: Any) -> str:
     if isinstance(said, list):
         return " / ".join(map(str, said))
     if not isinstance(said, dict):
-        return str(said)
+        return str(said) or "of all times"  # ADM's string for no respacing is empty
     if set(said) == {"mean", "standard_error"}:
         return f"{said['mean']} +- {said['standard_error']}"
     plain = {name: value for name, value in said.items() if not isinstance(value, dict)}
