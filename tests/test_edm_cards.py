@@ -3,13 +3,17 @@
 import json
 import math
 
+import chex
 import numpy as np
 import pytest
 from flax import traverse_util
 
+from skipjax import grids, plans
+from skipjax.config import SampleConfig, resolve
 from skipjax.models import MagnitudeUNetConfig, param_shapes
+from skipjax.plans.schedulers import EDM, Scheduler
 from skipjax.process import Iddpm, Ve, Vp
-from skipjax.weights import cards, edm
+from skipjax.weights import cards, edm, parts
 
 CARDS = {
     path.stem: json.loads(path.read_text())
@@ -43,6 +47,29 @@ def test_a_card_has_the_fields_of_its_kind():
             assert row["nfe"] == 2 * row["steps"] - 1 if "steps" in row else "nfe" not in row
         for file in card["file_names"]:
             assert cards.of_file(cards.Path(file))["name"] == name
+
+
+def test_a_network_is_sampled_as_its_figures_were_where_nothing_is_asked_for():
+    for name, steps in (
+        ("edm-cifar10-32x32-cond-vp", 18),
+        ("baseline-cifar10-32x32-uncond-ve", 18),
+        ("edm-ffhq-64x64-uncond-ve", 40),
+        ("edm2-img512-s", 32),
+    ):
+        model = cards.model(CARDS[name])
+        for config, num in ((SampleConfig(), steps), (SampleConfig(steps=5), 5)):
+            written = plans.edm(model.schedule, grids.karras(model.schedule, num))
+            plan = resolve(model, config).plan
+            chex.assert_trees_all_equal(plan, written)
+            assert plan.nfe == 2 * num - 1
+        assert resolve(model, SampleConfig(skip=20)).plan.nfe == 50
+        card = parts.describe(model)
+        assert "scheduler" not in card and parts.build(card) == model
+        other = model.replace(scheduler=None)
+        assert parts.build(parts.describe(other)) == other
+        noisy = model.replace(scheduler=Scheduler(EDM(40, 0.05, 50, 1.003), 256))
+        assert parts.build(parts.describe(noisy)) == noisy
+        assert np.any(noisy.scheduler.plan(model.schedule).noise)
 
 
 SOME = ["edm-cifar10-32x32-uncond-ve", "baseline-imagenet-64x64-cond-adm", "edm2-img512-xs"]

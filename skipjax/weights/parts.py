@@ -6,7 +6,8 @@
      "process": {"schedule": "linear", "T": 1000, "parameterization": "v", ...},
      "conditioner": {"kind": "labels", "num_classes": 9, ...},      or a list of them, or nothing
      "codec": {"kind": ...},                                        or nothing, for pixels
-     "scheduler": {"method": {"kind": "ddim", ...}, "steps": 50, "clip": 1.0}    or nothing
+     "scheduler": {"method": {"kind": "ddim", ...}, "steps": 50, "clip": 1.0}    or nothing,
+                                                        for that of its family, if it has one
     }
 
 A schedule is a name in `process.SCHEDULES`, T betas, {"alpha": [T], "sigma": [T]}, or the range of
@@ -62,7 +63,9 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
             )
         return Classifier(None, network, process, conditioner, name)
     _check(network, process, conditioner)
-    scheduler = _scheduler(card.get("scheduler"))
+    scheduler = _own_scheduler(network)
+    if "scheduler" in card:
+        scheduler = _scheduler(card["scheduler"])
     model = Pretrained(None, network, process, conditioner, name=name, scheduler=scheduler)
     return (
         model.replace(codec=registry.build("codec", card["codec"])) if "codec" in card else model
@@ -89,9 +92,11 @@ def describe(model: Pretrained | Classifier) -> Card:
     card |= _describe_conditioner(model.conditioner)
     if registry.kind_of(model.codec) != "identity":
         card["codec"] = registry.describe(model.codec)
-    if model.scheduler is not None:
-        fields = {f.name: getattr(model.scheduler, f.name) for f in dataclasses.fields(Scheduler)}
-        card["scheduler"] = fields | {"method": registry.describe(model.scheduler.method)}
+    if model.scheduler != _own_scheduler(model.network):
+        card["scheduler"] = model.scheduler and (
+            {f.name: getattr(model.scheduler, f.name) for f in dataclasses.fields(Scheduler)}
+            | {"method": registry.describe(model.scheduler.method)}
+        )
     return card
 
 
@@ -163,6 +168,12 @@ def _ranged(ends: Mapping[str, Any], T: int) -> Schedule:
         return variance_exploding(T, float(ends["sigma_min"]), float(ends["sigma_max"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"process: {error}") from None
+
+
+def _own_scheduler(network: Any) -> Scheduler | None:
+    """What samples networks of this family, where a card does not say."""
+    model = registry.MODELS.get(type(network))
+    return None if model is None else model(network, "").scheduler
 
 
 def _scheduler(said: Any) -> Scheduler | None:

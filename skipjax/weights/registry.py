@@ -59,6 +59,7 @@ KINDS: dict[str, type] = {
     "heun": schedulers.Heun,
     "dpm": schedulers.DPM,
     "unipc": schedulers.UniPC,
+    "edm_heun": schedulers.EDM,
 }
 FILES: dict[type, ToParams] = {
     UNetConfig: adm.to_params,

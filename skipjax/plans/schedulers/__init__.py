@@ -5,6 +5,7 @@ scheduler of that name, with its grid, its end, and its way of stepping by strid
 differs from the method's paper.
 """
 
+from skipjax.plans.schedulers.karras import EDM as EDM
 from skipjax.plans.schedulers.levels import DPM as DPM
 from skipjax.plans.schedulers.levels import Euler as Euler
 from skipjax.plans.schedulers.levels import Heun as Heun
