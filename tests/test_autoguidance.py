@@ -62,6 +62,7 @@ def x_0_of(model, x, label, guidance=()):
     return np.asarray(predicted(model, x, point(), condition, guidance).x_0)
 
 
+@pytest.mark.slow
 def test_it_moves_away_from_the_guide(model, guide, unconditional):
     x = jax.random.normal(KEY, (2, *model.shape))
     label = np.array([0, 1])

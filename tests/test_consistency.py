@@ -178,6 +178,7 @@ def test_more_calls_keep_the_law_of_the_data(teacher, student):
     assert exact.off(drawn(teacher, plan)) > 4 * CHANCE
 
 
+@pytest.mark.slow
 def test_skipped_step_above_and_consistency_below_keep_the_law_of_the_data(teacher, student):
     times = grids.karras(VE, 200)
     above, _ = plans.split(VE, times, times[119], "skipped")

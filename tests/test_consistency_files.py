@@ -41,6 +41,7 @@ def test_there_is_a_card_for_every_released_file():
     assert set(CARDS) == {kind.format(data) for kind in kinds for data in DATA_SETS}
 
 
+@pytest.mark.slow
 def test_cards_say_what_the_files_are(subtests):
     for name, card in CARDS.items():
         kind, data = name.split("_")[:2]

@@ -89,6 +89,7 @@ def test_places_are_sinusoids_of_column_then_row():
     np.testing.assert_array_equal(stretched.reshape(4, 3, 8)[::2], ours.reshape(2, 3, 8))
 
 
+@pytest.mark.slow
 def test_fresh_params_give_zeros_and_saved_places(subtests):
     for kind in ("facebook", "diffusers"):
         with subtests.test(kind):

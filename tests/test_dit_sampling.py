@@ -163,7 +163,8 @@ def test_time_that_runs_to_the_data():
     assert Flow(1000.0, to_data=True).c_noise(point) == pytest.approx(750)
 
 
-@pytest.mark.parametrize("kind", ["facebook", pytest.param("sit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["facebook", "sit"])
 def test_it_trains_for_ten_steps(kind, tmp_path):
     model = pretrained(kind, depth=1)
     rng, process = np.random.default_rng(0), model.process

@@ -117,6 +117,7 @@ def test_it_is_drawn_guided_saved_and_loaded_again(one, tmp_path):
     np.testing.assert_array_equal(again, drawn)
 
 
+@pytest.mark.slow
 def test_augmentation_is_zeros_unless_it_is_said():
     class_name, kwargs = edm_networks.CASES["ddpmpp"]
     tensors, _ = edm_networks.tensors_of(class_name, kwargs)

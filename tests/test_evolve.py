@@ -127,7 +127,8 @@ def test_candidates_with_names_are_the_plans_of_those_names():
         np.testing.assert_allclose(off, 0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kinds", [(False,), pytest.param((False, True), marks=slow)], ids=str)
+@slow
+@pytest.mark.parametrize("kinds", [(False,), (False, True)], ids=str)
 def test_it_finds_better_plans_on_noise_it_never_saw_in_one_program(float64, kinds):
     seen, held = judge(NUM, 0), judge(NUM, 1)
 

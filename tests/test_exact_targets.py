@@ -166,6 +166,7 @@ def test_far_from_all_data_nothing_overflows(float64):
             assert np.isfinite(part).all(), name
 
 
+@pytest.mark.slow
 def test_pictures_are_rows_in_another_shape_and_levels_one_per_point(subtests, float64):
     levels, each = (np.linspace(1, 0, 9), np.linspace(0.1, 1, 9)), np.arange(9)
     for name, target in TARGETS.items():

@@ -114,6 +114,7 @@ def test_the_command_line_generates_videos(model, folder, tmp_path, capsys):
     assert "npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_trains_for_ten_steps_on_all_devices(model, tmp_path):
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(16, *model.shape)).astype(np.float32)

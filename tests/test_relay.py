@@ -19,6 +19,7 @@ def model():
     return tiny.pretrained()
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_cut_in_two_is_the_whole(model):
     options = {"label": 1, "devices": ONE}
     plan = plans.ddpm(model.schedule, TIMES)

@@ -67,6 +67,7 @@ def test_nothing_runs(write, tmp_path, monkeypatch, subtests):
             assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_what_is_no_weight_is_dropped_soon(write, subtests):
     for kind, code in DROPPED.items():
         path = write(beside_weights(code))
