@@ -1,6 +1,8 @@
 """The study: what it draws is what the library draws, it can be stopped, and what it concludes."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import least
@@ -208,3 +210,12 @@ def test_without_errors_of_eps_ddim_is_the_best_cutoff(study):
         hybrids = [found["hybrid", cutoff, nfe] for cutoff in (0.2, 0.4, 0.6, 0.8)]
         assert found["skipped", None, nfe] >= max(hybrids) >= found["DDIM", None, nfe]
         assert hybrids == sorted(hybrids, reverse=True)
+
+
+def test_the_published_control_is_what_is_computed():
+    found = Path(__file__).parents[1] / "colabs" / "claims" / "emoji.json"
+    published = json.loads(found.read_text())["exact_eps"]["cells"]
+    again = control.cells(design.study("emoji"))
+    for (*way, value), (*where, other) in zip(published, again, strict=True):
+        assert way == where
+        np.testing.assert_allclose(value, other, rtol=1e-3)

@@ -128,7 +128,7 @@ def test_all_of_it_takes_little_memory(tmp_path):
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from skipjax.weights import state_dict\n"
+        "from skipjax.weights.readers import state_dict\n"
         "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
         "limit = pages * resource.getpagesize() + 2**28\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"

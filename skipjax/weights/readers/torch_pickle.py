@@ -13,6 +13,7 @@ its memo is an array as long as the largest index that the pickle names.
 import io
 import pickle
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,8 @@ class Stream(io.BytesIO):
             raise ValueError(
                 f"its pickle has too many parts: save the state dict alone, with {ALONE}"
             )
-        piece = super().read(size)
+        assert size is not None
+        piece = super().read(min(size, sys.maxsize))
         if len(piece) != size:
             raise ValueError(f"its pickle is cut short; {DAMAGED}")
         return piece
