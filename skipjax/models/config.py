@@ -11,8 +11,24 @@ from jax.typing import DTypeLike
 GROUPS = 32  # of every group norm in ADM
 
 
+class FlaxConfig:
+    """What a config has that a Flax module is made by."""
+
+    def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
+        """The Flax module."""
+        raise NotImplementedError
+
+    def example(self) -> tuple[Any, ...]:
+        """The least arguments that the module takes."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Any:
+        """Params drawn at random, nested dict of float32 arrays."""
+        return self.module().init(key, *self.example())["params"]
+
+
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(FlaxConfig):
     """What the U-Net and the classifier have in common, in guided-diffusion's argument names.
 
     Args:
@@ -103,18 +119,6 @@ class EncoderConfig:
     def factor(self) -> int:
         """Pixels of the picture along a side of one of the coarsest level."""
         return 2 ** (len(self.channel_mult) - 1)
-
-    def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
-        """The Flax module."""
-        raise NotImplementedError
-
-    def example(self) -> tuple[jax.Array | None, ...]:
-        """The least arguments that the module takes."""
-        raise NotImplementedError
-
-    def init(self, key: jax.Array) -> Any:
-        """Params drawn at random, nested dict of float32 arrays."""
-        return self.module().init(key, *self.example())["params"]
 
     def heads(self, channels: int, *, decoder: bool = False) -> int:
         """Number of attention heads of a block of that width."""

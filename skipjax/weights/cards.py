@@ -116,15 +116,16 @@ def among(name: str) -> str:
 
 def of_file(path: Path) -> Card | None:
     """The card of a released file, by the file's name, whatever its extension."""
-    if path.stem in released():
-        return named(path.stem)
-    cards = (named(name) for name in released())
+    known = _cards()
+    if path.stem in known:
+        return read(known[path.stem])
+    cards = (read(known[name]) for name in sorted(known))
     return next((c for c in cards if path.stem in map(_stem, c["file_names"])), None)
 
 
 def of_hub(name: str) -> Card | None:
     """The card of a repository of the Hugging Face hub, "org/name"."""
-    cards = (named(card) for card in released())
+    cards = map(read, _cards().values())
     return next((card for card in cards if card.get("hub") == name), None)
 
 

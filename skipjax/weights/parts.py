@@ -62,8 +62,9 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
                 "many"
             )
         return Classifier(None, network, process, conditioner, name)
-    _check(network, process, conditioner)
-    scheduler = _own_scheduler(network)
+    family = _of_family(network)
+    _check(network, process, conditioner, family)
+    scheduler = family and family.scheduler
     if "scheduler" in card:
         scheduler = _scheduler(card["scheduler"])
     model = Pretrained(None, network, process, conditioner, name=name, scheduler=scheduler)
@@ -92,7 +93,8 @@ def describe(model: Pretrained | Classifier) -> Card:
     card |= _describe_conditioner(model.conditioner)
     if registry.kind_of(model.codec) != "identity":
         card["codec"] = registry.describe(model.codec)
-    if model.scheduler != _own_scheduler(model.network):
+    family = _of_family(model.network)
+    if model.scheduler != (family and family.scheduler):
         card["scheduler"] = model.scheduler and (
             {f.name: getattr(model.scheduler, f.name) for f in dataclasses.fields(Scheduler)}
             | {"method": registry.describe(model.scheduler.method)}
@@ -170,10 +172,10 @@ def _ranged(ends: Mapping[str, Any], T: int) -> Schedule:
         raise ValueError(f"process: {error}") from None
 
 
-def _own_scheduler(network: Any) -> Scheduler | None:
-    """What samples networks of this family, where a card does not say."""
+def _of_family(network: Any) -> Pretrained | None:
+    """What a network is taken to be where a card does not say; None if its family does not."""
     model = registry.MODELS.get(type(network))
-    return None if model is None else model(network, "").scheduler
+    return None if model is None else model(network, "")
 
 
 def _scheduler(said: Any) -> Scheduler | None:
@@ -204,7 +206,9 @@ def _conditioner(said: Any) -> Conditioner | None:
     return Joint(tuple(registry.build(f"conditioner {i}", one) for i, one in enumerate(said)))
 
 
-def _check(network: Any, process: Process, conditioner: Conditioner | None) -> None:
+def _check(
+    network: Any, process: Process, conditioner: Conditioner | None, family: Pretrained | None
+) -> None:
     """What the parts must agree in, as far as the network says what it takes."""
     channels, out = network.shape[-1], getattr(network, "out_channels", None)
     if process.learns_variance and out is not None and out != 2 * channels:
@@ -212,9 +216,8 @@ def _check(network: Any, process: Process, conditioner: Conditioner | None) -> N
             f"variance is {process.variance!r}, and the network has {out} output channels: it "
             f"needs {2 * channels} to learn a variance"
         )
-    model = registry.MODELS.get(type(network))
-    if model is not None:
-        theirs = model(network, "").conditioner
+    if family is not None:
+        theirs = family.conditioner
         wanted = () if theirs is None else theirs.gives
         ours = () if conditioner is None else conditioner.gives
         taken = {*wanted, *getattr(network, "takes", ())}  # some of it may be left out

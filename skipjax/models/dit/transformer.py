@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from skipjax.checks import whole
-from skipjax.models.config import evaluate
+from skipjax.models.config import FlaxConfig, evaluate
 from skipjax.models.dit.blocks import Block, Embedder, FinalLayer, Squares, sinusoids
 
 # Depth, width and heads of the paper's sizes (table 1), which come with squares of 2, 4 or 8.
@@ -36,7 +36,7 @@ DIFFUSERS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(FlaxConfig):
     """Architecture of a DiT or SiT, in the argument names of Facebook's code where it has them.
 
     Args:
@@ -199,10 +199,6 @@ class DiTConfig:
     def example(self) -> tuple[jax.Array, ...]:
         """The least arguments that the module takes: x, t and y."""
         return jnp.zeros((1, *self.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-
-    def init(self, key: jax.Array) -> Any:
-        """Params drawn at random, nested dict of float32 arrays; the network then gives zeros."""
-        return self.module().init(key, *self.example())["params"]
 
 
 class DiT(nn.Module):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from skipjax.models.config import evaluate
+from skipjax.models.config import FlaxConfig, evaluate
 
 # Least value of whole numbers; more than the most is no network that fits a device.
 _COUNTS = {"img_resolution": 1, "model_channels": 1, "label_dim": 0}
@@ -18,7 +18,7 @@ _MOST, _MOST_BLOCKS = 2**20, 99
 
 
 @dataclass(frozen=True)
-class EdmConfig:
+class EdmConfig(FlaxConfig):
     """What all of EDM's and EDM2's U-Nets have in common.
 
     A label is a class 0 .. label_dim-1; `label_dim` itself stands for none, a one-hot vector of
@@ -102,18 +102,10 @@ class EdmConfig:
         """Pixels of the picture along a side of one of the coarsest level."""
         return 2 ** (len(self.channel_mult) - 1)
 
-    def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
-        """The Flax module."""
-        raise NotImplementedError
-
     def example(self) -> tuple[jax.Array | None, ...]:
         """The least arguments that the module takes: x, t and y."""
         y = jnp.zeros(1, jnp.int32) if self.label_dim else None
         return jnp.zeros((1, self.factor, self.factor, self.shape[-1])), jnp.ones(1), y
-
-    def init(self, key: jax.Array) -> Any:
-        """Params drawn at random, nested dict of float32 arrays."""
-        return self.module().init(key, *self.example())["params"]
 
     def apply(
         self,

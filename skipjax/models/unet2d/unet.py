@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from skipjax.models.blocks import Fourier, GroupNorm, TimeEmbedding, timestep_embedding
-from skipjax.models.config import evaluate
+from skipjax.models.config import FlaxConfig, evaluate
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import beside, check_pictures
 from skipjax.models.unet2d.blocks import DownBlock, MidBlock, Parts, UpBlock
@@ -18,12 +18,8 @@ from skipjax.models.unet2d.config import UNet2DArguments
 
 
 @dataclass(frozen=True)
-class UNet2DConfig(UNet2DArguments):
+class UNet2DConfig(UNet2DArguments, FlaxConfig):
     """Architecture of a UNet2DModel, and what it computes; `UNet2DArguments` has the arguments."""
-
-    def init(self, key: jax.Array) -> Any:
-        """Params drawn at random, nested dict of float32 arrays."""
-        return self.module().init(key, *self.example())["params"]
 
     def apply(
         self,
