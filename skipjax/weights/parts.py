@@ -10,6 +10,8 @@
                                                         for that of its family, if it has one
     }
 
+Of a part alone, such as an autoencoder, {"name": ..., "part": {"kind": ...}}.
+
 A schedule is a name in `process.SCHEDULES`, T betas, {"alpha": [T], "sigma": [T]}, or the range of
 one that explodes variance, {"sigma_min": ..., "sigma_max": ...}. Cards as they were before there
 were parts ("unet", "schedule", "prediction", ... side by side) are read too.
@@ -36,8 +38,8 @@ FLAT = ("unet", "classifier")  # of older cards
 PROCESS = {"T", *(field.name for field in dataclasses.fields(Process))}
 
 
-def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
-    """What a card describes, without params.
+def build(card: Card, name: str | None = None) -> Any:
+    """What a card describes, without params: a Pretrained, a Classifier, or a part alone.
 
     Args:
         card: Its content, class names listed.
@@ -47,6 +49,8 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
         ValueError: If it lacks something, or nothing can be built from it: which field, what is
             accepted.
     """
+    if "part" in card:
+        return registry.build("part", card["part"])
     if "network" not in card:
         card = _parts_of_flat(card)
     network = registry.build("network", card["network"])
@@ -73,8 +77,10 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
     )
 
 
-def describe(model: Pretrained | Classifier) -> Card:
-    """The parts of a model, as a card has them."""
+def describe(model: Any) -> Card:
+    """The parts of a model, or a part alone, as a card has them."""
+    if not isinstance(model, (Pretrained, Classifier)):
+        return {"name": registry.kind_of(model), "part": registry.describe(model)}
     process = model.process
     card = {
         "name": model.name,
