@@ -1,8 +1,7 @@
 """Load a network, sample from it."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,129 +14,11 @@ from skipjax.codecs.images import finite
 from skipjax.conditioners.labels import Label
 from skipjax.config import SampleConfig, ScaleLike, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
-from skipjax.models import ClassifierConfig
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier, Network, Pretrained
+from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sampling import Callback
 from skipjax.schedules import Variance
-from skipjax.sharding import Placement
-from skipjax.weights import loading
-from skipjax.weights.lora import Loras
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    config: ClassifierConfig | Classifier,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-) -> Classifier: ...
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    config: Network | Pretrained,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-) -> Pretrained: ...
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    card: str | None = None,
-    config: None = None,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    loras: Loras | None = None,
-    embeddings: Mapping[str, str | Path] | None = None,
-    tokenizer: str | Path | None = None,
-    prediction: Literal["eps", "v"] | None = None,
-) -> Any: ...
-
-
-def load(
-    checkpoint: str | Path,
-    *,
-    card: str | None = None,
-    config: Network | ClassifierConfig | Pretrained | Classifier | None = None,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    loras: Loras | None = None,
-    embeddings: Mapping[str, str | Path] | None = None,
-    tokenizer: str | Path | None = None,
-    prediction: Literal["eps", "v"] | None = None,
-) -> Any:
-    """Loads a checkpoint, after checking its files against the sha256 that is known of them.
-
-    Args:
-        checkpoint: A checkpoint's folder; a folder that diffusers wrote, of a pipeline or of one
-            of its networks alone; a single file of Stable Diffusion 1, 2 or XL, or of one of its
-            networks, .safetensors or .ckpt; a released file of weights, .pt or .safetensors
-            ("256x256_diffusion.pt"), or .pkl of EDM's, which says itself what it holds; a bundled
-            name ("emoji32"); or a name of the Hugging Face hub ("google/ddpm-cifar10-32"), of
-            which only the files that are needed are fetched where its cache does not hold them.
-        card: Name or .json of the card that describes the file; default: found by the file's name.
-        config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
-            are None; or just the architecture, and then it is taken to be trained as those of its
-            family are (ADM's: linear schedule, T = 1000, eps).
-        key: Of the weights among other things in the file, such as "ema" or "model.ema"; default:
-            found where only one can be meant.
-        dtype: To keep the weights in: float32, bfloat16 or float16.
-        sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
-            `skipjax.sharding.mesh` to split them over, a function from a shape to a sharding, or
-            a pytree of shardings. Each array goes straight there. Default: the first device.
-        revision: Branch, tag or commit of a name of the hub. Default: main.
-        variant: Of weights that diffusers wrote, such as "fp16"; where there is none such, the
-            plain ones are taken, which is said. Default: the plain ones.
-        loras: Files of LoRAs to merge into the weights, with their scales, {path: 0.8}; or a list
-            of files whose scale is 1. Of kohya's scripts, diffusers or peft.
-        embeddings: Files of textual inversion, of words that prompts may then have:
-            {"<cat-toy>": path}.
-        tokenizer: Folder with the vocabulary of prompts, vocab.json and merges.txt or
-            tokenizer.json, or of a pipeline that has one: for single files, which have none.
-            Default: the checkpoint's own, or that of openai/clip-vit-large-patch14 in the hub's
-            cache.
-        prediction: What the network of a single file predicts, "eps" or "v". Default: what the
-            file says, or seems to, which is then said.
-
-    Returns:
-        A `Pretrained`; for a classifier of noisy pictures a `Classifier`; for an autoencoder alone
-        a codec, `skipjax.codecs.AutoencoderKL` or `AutoencoderTiny`; for a text encoder alone a
-        `skipjax.conditioners.TextEncoder`. All are pytrees of the weights that carry what is known
-        of their network.
-
-    Raises:
-        ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
-            do not fit the architecture, or one is not finite; or the hub does not give it; or a
-            LoRA or an embedding is made for another network.
-    """
-    return loading.load(
-        checkpoint,
-        card=card,
-        config=config,
-        key=key,
-        dtype=dtype,
-        sharding=sharding,
-        revision=revision,
-        variant=variant,
-        loras=loras,
-        embeddings=embeddings,
-        tokenizer=tokenizer,
-        prediction=prediction,
-    )
+from skipjax.weights.loading import load as load
 
 
 def sample(

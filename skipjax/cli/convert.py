@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 import tyro
 
-from skipjax.weights import loading, lora
+from skipjax.weights import converting, lora
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Convert:
 
     def __call__(self) -> None:
         """Converts, and says what came of it."""
-        card = loading.convert(
+        card = converting.convert(
             self.file,
             self.out,
             self.card,

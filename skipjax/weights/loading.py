@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from skipjax.checks import as_dtype
-from skipjax.files import pending_folder
-from skipjax.pretrained import Pretrained
+from skipjax.models import ClassifierConfig
+from skipjax.pretrained import Classifier, Network, Pretrained
 from skipjax.sharding import Placement
 from skipjax.weights import (
     cards,
@@ -29,14 +29,36 @@ from skipjax.weights.cards import Card
 from skipjax.weights.components import Component, Found, fill, networks, parameters
 from skipjax.weights.diffusers import hub
 from skipjax.weights.lora import Loras
-from skipjax.weights.released import Described
 
 
+@overload
+def load(
+    checkpoint: str | Path,
+    *,
+    config: ClassifierConfig | Classifier,
+    key: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+) -> Classifier: ...
+
+
+@overload
+def load(
+    checkpoint: str | Path,
+    *,
+    config: Network | Pretrained,
+    key: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+) -> Pretrained: ...
+
+
+@overload
 def load(
     checkpoint: str | Path,
     *,
     card: str | None = None,
-    config: Described | None = None,
+    config: None = None,
     key: str | None = None,
     dtype: DTypeLike = jnp.float32,
     sharding: Placement | None = None,
@@ -45,9 +67,69 @@ def load(
     loras: Loras | None = None,
     embeddings: Mapping[str, str | Path] | None = None,
     tokenizer: str | Path | None = None,
-    prediction: str | None = None,
+    prediction: Literal["eps", "v"] | None = None,
+) -> Any: ...
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    card: str | None = None,
+    config: Network | ClassifierConfig | Pretrained | Classifier | None = None,
+    key: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    sharding: Placement | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    loras: Loras | None = None,
+    embeddings: Mapping[str, str | Path] | None = None,
+    tokenizer: str | Path | None = None,
+    prediction: Literal["eps", "v"] | None = None,
 ) -> Any:
-    """`skipjax.load`, which says what the arguments are."""
+    """Loads a checkpoint, after checking its files against the sha256 that is known of them.
+
+    Args:
+        checkpoint: A checkpoint's folder; a folder that diffusers wrote, of a pipeline or of one
+            of its networks alone; a single file of Stable Diffusion 1, 2 or XL, or of one of its
+            networks, .safetensors or .ckpt; a released file of weights, .pt or .safetensors
+            ("256x256_diffusion.pt"), or .pkl of EDM's, which says itself what it holds; a bundled
+            name ("emoji32"); or a name of the Hugging Face hub ("google/ddpm-cifar10-32"), of
+            which only the files that are needed are fetched where its cache does not hold them.
+        card: Name or .json of the card that describes the file; default: found by the file's name.
+        config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
+            are None; or just the architecture, and then it is taken to be trained as those of its
+            family are (ADM's: linear schedule, T = 1000, eps).
+        key: Of the weights among other things in the file, such as "ema" or "model.ema"; default:
+            found where only one can be meant.
+        dtype: To keep the weights in: float32, bfloat16 or float16.
+        sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
+            `skipjax.sharding.mesh` to split them over, a function from a shape to a sharding, or
+            a pytree of shardings. Each array goes straight there. Default: the first device.
+        revision: Branch, tag or commit of a name of the hub. Default: main.
+        variant: Of weights that diffusers wrote, such as "fp16"; where there is none such, the
+            plain ones are taken, which is said. Default: the plain ones.
+        loras: Files of LoRAs to merge into the weights, with their scales, {path: 0.8}; or a list
+            of files whose scale is 1. Of kohya's scripts, diffusers or peft.
+        embeddings: Files of textual inversion, of words that prompts may then have:
+            {"<cat-toy>": path}.
+        tokenizer: Folder with the vocabulary of prompts, vocab.json and merges.txt or
+            tokenizer.json, or of a pipeline that has one: for single files, which have none.
+            Default: the checkpoint's own, or that of openai/clip-vit-large-patch14 in the hub's
+            cache.
+        prediction: What the network of a single file predicts, "eps" or "v". Default: what the
+            file says, or seems to, which is then said.
+
+    Returns:
+        A `Pretrained`; for a classifier of noisy pictures a `Classifier`; for an autoencoder alone
+        a codec, `skipjax.codecs.AutoencoderKL` or `AutoencoderTiny`; for a text encoder alone a
+        `skipjax.conditioners.TextEncoder`. All are pytrees of the weights that carry what is known
+        of their network.
+
+    Raises:
+        ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
+            do not fit the architecture, or one is not finite; or the hub does not give it; or a
+            LoRA or an embedding is made for another network.
+    """
     kept = as_dtype(dtype, ("float32", "bfloat16", "float16"))
     adapters = lora.read(loras)
     if not Path(checkpoint).is_file() and (card, config, key) != (None, None, None):
@@ -107,7 +189,7 @@ def find(
     Raises:
         ValueError: If it stands for nothing, with what was looked for.
     """
-    path, name = Path(checkpoint), _of_hub(checkpoint)
+    path, name = Path(checkpoint), of_hub(checkpoint)
     if revision is not None and name is None:
         raise ValueError(f"revision is given, and {checkpoint} is no name of the hub: drop it")
     single = None
@@ -122,7 +204,7 @@ def find(
         return single
     if name is not None:
         return hub.find(name, revision, variant, dtype)
-    if _is_diffusers(path):
+    if is_diffusers(path):
         return diffusers.find(path, variant=variant)
     if variant is not None:
         raise ValueError(f"variant is given, and {checkpoint} is no folder of diffusers': drop it")
@@ -135,75 +217,17 @@ def describe(checkpoint: str | Path, revision: str | None = None) -> Card:
     Raises:
         ValueError: If nothing is.
     """
-    name = _of_hub(checkpoint)
+    name = of_hub(checkpoint)
     if name is not None:
         known = cards.of_hub(name)
         if known is not None and hub.cached(name, revision) is None:
             return known
-        return (known or {"hub": name}) | _card(hub.describe(name, revision))
-    if _is_diffusers(path := Path(checkpoint)):
-        return _card(diffusers.describe(path))
+        return (known or {"hub": name}) | card_of(hub.describe(name, revision))
+    if is_diffusers(path := Path(checkpoint)):
+        return card_of(diffusers.describe(path))
     if path.is_file() and (single := compvis.find(path)) is not None:
-        return (cards.of_file(path) or {}) | _card(single.model)
+        return (cards.of_file(path) or {}) | card_of(single.model)
     return cards.describe(checkpoint)
-
-
-def convert(
-    checkpoint: str,
-    out: Path,
-    card: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    key: str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    to: str = "skipjax",
-    **options: Any,
-) -> Card:
-    """Turns a released file, or what diffusers wrote, into a checkpoint's folder with its card;
-    or any checkpoint into a folder as diffusers writes it. It appears whole.
-
-    Args:
-        checkpoint: As `load` takes it.
-        out: The folder to make.
-        card: Of a file, as `load` takes it.
-        dtype: To store the weights in.
-        key: Of a file, as `load` takes it.
-        revision: Of a name of the hub.
-        variant: Of diffusers' weights.
-        to: "skipjax" or "diffusers".
-        options: What else `load` takes: loras, embeddings, tokenizer, prediction.
-
-    Returns:
-        The card as written.
-
-    Raises:
-        ValueError: As `load` does; if there is something at `out`, or no room for it.
-    """
-    options = {name: value for name, value in options.items() if value is not None}
-    told = {"card": card, "key": key, "revision": revision, "variant": variant}
-    if to == "diffusers":
-        with pending_folder(out) as temporary:
-            model = load(checkpoint, dtype=dtype, **told, **options)
-            diffusers.save(model, temporary)
-            return _card(model)
-    prediction = options.get("prediction")
-    found = find(checkpoint, revision, variant, dtype, key, prediction, said=card is not None)
-    if isinstance(found, Path):
-        if not found.is_file():
-            raise ValueError(
-                f"{checkpoint} is not a file: give a .pt, .safetensors or .pkl, a folder that "
-                "diffusers wrote, or a name of the hub"
-            )
-        return released.convert(found, out, card, dtype, key)
-    with pending_folder(out) as temporary:
-        model = load(checkpoint, dtype=dtype, **told, **options)
-        name = _of_hub(checkpoint)
-        known = (None if name is None else cards.of_hub(name)) or {}
-        folder = found.path.is_dir()
-        origin = {"folder": model.name} if folder else {"file": found.path.name}
-        described = known | _card(model) | {"converted_from": origin | {"sha256": found.sha256()}}
-        folders.save(temporary, model.params, described, dtype, model)
-        return described
 
 
 def sha256(checkpoint: str, revision: str | None = None, variant: str | None = None) -> str:
@@ -212,7 +236,7 @@ def sha256(checkpoint: str, revision: str | None = None, variant: str | None = N
     return found.sha256() if isinstance(found, Found) else checksums.of_weights(found)
 
 
-def _of_hub(checkpoint: str | Path) -> str | None:
+def of_hub(checkpoint: str | Path) -> str | None:
     """The name of the hub that a text is; None for a path, or a file that a card knows."""
     path, name = Path(checkpoint), str(checkpoint)
     if path.exists() or not hub.is_name(name):
@@ -221,9 +245,9 @@ def _of_hub(checkpoint: str | Path) -> str | None:
     return name if known is None or "hub" in known else None
 
 
-def _is_diffusers(path: Path) -> bool:
+def is_diffusers(path: Path) -> bool:
     return not (path / "card.json").is_file() and diffusers.is_folder(path)
 
 
-def _card(model: Any) -> Card:
+def card_of(model: Any) -> Card:
     return parts.describe(model) | {"parameters": sum(parameters(model).values())}

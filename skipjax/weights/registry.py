@@ -7,13 +7,27 @@ points "skipjax.families", which are imported where a kind is not known.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-from skipjax.codecs import Identity, Latents
-from skipjax.conditioners import EmbeddedGuidance, Labels, Pictures
+from flax import traverse_util
+
+from skipjax.codecs import AutoencoderKL, AutoencoderTiny, Identity, Latents
+from skipjax.conditioners import (
+    ClipText,
+    EmbeddedGuidance,
+    Given,
+    Labels,
+    MicroConditioning,
+    Pictures,
+    TextEncoder,
+)
 from skipjax.models import (
+    AutoencoderKLConfig,
+    AutoencoderTinyConfig,
     ClassifierConfig,
+    CLIPTextConfig,
     DhariwalUNetConfig,
     DiTConfig,
     MagnitudeUNetConfig,
@@ -21,10 +35,11 @@ from skipjax.models import (
     UNet2DConditionConfig,
     UNet2DConfig,
     UNetConfig,
+    param_shapes,
 )
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
-from skipjax.weights import adm, dit, edm, unet2d, unet2d_condition
+from skipjax.weights import adm, autoencoder, clip_text, dit, edm, unet2d, unet2d_condition
 from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
@@ -43,11 +58,20 @@ KINDS: dict[str, type] = {
     "song_unet": SongUNetConfig,
     "dhariwal_unet": DhariwalUNetConfig,
     "magnitude_unet": MagnitudeUNetConfig,
+    "clip_text_network": CLIPTextConfig,
     "labels": Labels,
     "pictures": Pictures,
     "embedded_guidance": EmbeddedGuidance,
+    "given": Given,
+    "clip_text": ClipText,
+    "text_encoder": TextEncoder,
+    "micro_conditioning": MicroConditioning,
     "identity": Identity,
     "latents": Latents,
+    "autoencoder_kl": AutoencoderKL,
+    "autoencoder_tiny": AutoencoderTiny,
+    "autoencoder_kl_network": AutoencoderKLConfig,
+    "autoencoder_tiny_network": AutoencoderTinyConfig,
     "times": Times,
     "flow": Flow,
     "edm": Edm,
@@ -70,9 +94,12 @@ FILES: dict[type, ToParams] = {
     UNet2DConfig: unet2d.to_params,
     UNet2DConditionConfig: unet2d_condition.to_params,
     DiTConfig: dit.to_params,
+    CLIPTextConfig: clip_text.to_params,
     SongUNetConfig: edm.to_params,
     DhariwalUNetConfig: edm.to_params,
     MagnitudeUNetConfig: edm.to_params,
+    AutoencoderKLConfig: autoencoder.to_params,
+    AutoencoderTinyConfig: autoencoder.to_params,
 }
 MODELS: dict[type, Model] = {
     UNetConfig: adm.model,
@@ -83,6 +110,9 @@ MODELS: dict[type, Model] = {
     SongUNetConfig: edm.models.model,
     DhariwalUNetConfig: edm.models.model,
     MagnitudeUNetConfig: edm.models.model,
+    AutoencoderKLConfig: lambda config, _: AutoencoderKL(None, config),
+    AutoencoderTinyConfig: lambda config, _: AutoencoderTiny(None, config),
+    CLIPTextConfig: lambda config, _: TextEncoder(None, config),
 }
 # How diffusers or transformers call the tensors of the params of a network, by their path.
 NAMES: dict[type, Callable[[tuple[str, ...]], str]] = {
@@ -104,6 +134,10 @@ CLASSES: dict[str, ConfigOf] = {
     "UNet2DConditionModel": unet2d_condition.config_of,
     "DiTTransformer2DModel": dit.config_of,
     "Transformer2DModel": dit.config_of,
+    "AutoencoderKL": autoencoder.config_of,
+    "AutoencoderTiny": autoencoder.config_of,
+    "CLIPTextModel": clip_text.config_of,
+    "CLIPTextModelWithProjection": partial(clip_text.config_of, with_projection=True),
 }
 
 
@@ -224,5 +258,5 @@ def _described(value: Any) -> Any:
 def _built(what: str, value: Any) -> Any:
     """The value of a field, where JSON has a part there, or several."""
     if isinstance(value, (list, tuple)):
-        return tuple(_built(f"{what} {i}", one) for i, one in enumerate(value))
+        return [_built(f"{what} {i}", one) for i, one in enumerate(value)]
     return build(what, value) if isinstance(value, Mapping) and "kind" in value else value

@@ -72,5 +72,5 @@ def read(path: Path) -> list[np.ndarray]:
 def _vectors(path: Path, tensor: Any) -> np.ndarray:
     found = np.atleast_2d(np.asarray(tensor, np.float32))
     if found.ndim != 2 or not np.isfinite(found).all():
-        raise ValueError(f"{path} holds vectors of shape {found.shape}: they must be [n, D], finite")
+        raise ValueError(f"{path} holds vectors {found.shape}: they must be [n, D], and finite")
     return found

@@ -1,4 +1,4 @@
-"""The vocabulary that a checkpoint lacks: CLIP's, which all of Stable Diffusion's encoders have."""
+"""The vocabulary that a checkpoint lacks: CLIP's, which all of Stable Diffusion have."""
 
 import warnings
 from dataclasses import replace

@@ -6,7 +6,6 @@ asking for the other name of each.
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any
 
 _OF_RESNETS = {
     "norm1": "in_layers.0",
@@ -142,5 +141,3 @@ def layers(names: Collection[str]) -> int:
     """
     found = (re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name) for name in names)
     return 1 + max((int(one[1]) for one in found if one), default=0)
-
-

@@ -1,4 +1,4 @@
-"""The networks of a single file: their configs from shapes, and their tensors by diffusers' names."""
+"""The networks of a single file: their configs from shapes, their tensors by diffusers' names."""
 
 import re
 from collections.abc import Callable, Mapping

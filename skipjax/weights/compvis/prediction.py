@@ -62,8 +62,8 @@ def find(
     predicts = "v" if spread > SPREAD else "eps"
     other = "eps" if predicts == "v" else "v"
     warnings.warn(
-        f"{path} does not say what its network predicts: took {predicts}, by the spread of a bias; "
-        f"load(..., prediction={other!r}) takes the other",
+        f"{path} does not say what its network predicts: took {predicts}, by the spread of a "
+        f"bias; load(..., prediction={other!r}) takes the other",
         stacklevel=5,
     )
     return predicts, zero_snr

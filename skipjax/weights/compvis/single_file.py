@@ -60,7 +60,7 @@ def find(path: Path, key: str | None = None, told: str | None = None) -> Found |
             tensors = {} if edm_pickle.is_one(path) else state_dict.read(path, key)
     except ValueError:
         return None  # whoever reads other files says what is the matter
-    if all(name.startswith("diffusion_model.") for name in tensors):  # a prefix of all is taken off
+    if all(name.startswith("diffusion_model.") for name in tensors):  # "model." was of all
         tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
     try:
         _refuse(tensors)

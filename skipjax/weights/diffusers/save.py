@@ -15,7 +15,7 @@ from skipjax.conditioners import ClipText, EmbeddedGuidance, Labels, MicroCondit
 from skipjax.models import CLIPTextConfig
 from skipjax.pretrained import Pretrained
 from skipjax.weights import layout, registry
-from skipjax.weights.components import NETWORK, networks
+from skipjax.weights.components import networks
 from skipjax.weights.diffusers import files, writing_schedulers
 
 # Of classes of diffusers: the library that a model_index.json names, and ours of the same.

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685): small changes to a network's weights, merged on loading.
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): small changes to weights, merged on loading.
 
 W' = W + scale alpha / rank up down, in float32, before W is cast to what it is kept in. Files are
 those of kohya's scripts, of diffusers and of peft.

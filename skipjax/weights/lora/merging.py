@@ -79,6 +79,6 @@ def _check(adapter: Adapter, pair: Pair, tensor: str, shape: tuple[int, ...]) ->
     if sides == 1 and out == shape[0] and np.prod(inner) == np.prod(shape[1:]):
         return
     raise ValueError(
-        f"{adapter.path}: {pair.key} is {np.shape(pair.down)}, for {tensor} of {shape}: it is made "
-        f"for another network, whose {tensor} has {int(np.prod(inner))} inputs and {out} outputs"
+        f"{adapter.path}: {pair.key} is {np.shape(pair.down)}, for {tensor} of {shape}: it is "
+        f"made for another network, where that has {int(np.prod(inner))} inputs and {out} outputs"
     )
