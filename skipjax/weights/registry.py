@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from skipjax.codecs import Identity, Latents
+from skipjax.codecs import AutoencoderKL, AutoencoderTiny, Identity, Latents
 from skipjax.conditioners import Labels, Pictures
 from skipjax.models import (
+    AutoencoderKLConfig,
+    AutoencoderTinyConfig,
     ClassifierConfig,
     DhariwalUNetConfig,
     DiTConfig,
@@ -23,7 +25,7 @@ from skipjax.models import (
 )
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
-from skipjax.weights import adm, dit, edm, unet2d
+from skipjax.weights import adm, autoencoder, dit, edm, unet2d
 from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
@@ -45,6 +47,10 @@ KINDS: dict[str, type] = {
     "pictures": Pictures,
     "identity": Identity,
     "latents": Latents,
+    "autoencoder_kl": AutoencoderKL,
+    "autoencoder_tiny": AutoencoderTiny,
+    "autoencoder_kl_network": AutoencoderKLConfig,
+    "autoencoder_tiny_network": AutoencoderTinyConfig,
     "times": Times,
     "flow": Flow,
     "edm": Edm,
@@ -69,6 +75,8 @@ FILES: dict[type, ToParams] = {
     SongUNetConfig: edm.to_params,
     DhariwalUNetConfig: edm.to_params,
     MagnitudeUNetConfig: edm.to_params,
+    AutoencoderKLConfig: autoencoder.to_params,
+    AutoencoderTinyConfig: autoencoder.to_params,
 }
 MODELS: dict[type, Model] = {
     UNetConfig: adm.model,
@@ -83,6 +91,8 @@ CLASSES: dict[str, ConfigOf] = {
     "UNet2DModel": unet2d.config_of,
     "DiTTransformer2DModel": dit.config_of,
     "Transformer2DModel": dit.config_of,
+    "AutoencoderKL": autoencoder.config_of,
+    "AutoencoderTiny": autoencoder.config_of,
 }
 
 

@@ -96,8 +96,8 @@ class DownBlock(nn.Module):
     level: Level
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array) -> list[jax.Array]:
-        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E]."""
+    def __call__(self, h: jax.Array, emb: jax.Array | None = None) -> list[jax.Array]:
+        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E], if any."""
         parts, level, features = self.parts, self.level, []
         for i in range(level.layers):
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
@@ -129,7 +129,7 @@ class MidBlock(nn.Module):
     divisor: float = 1.0
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
+    def __call__(self, h: jax.Array, emb: jax.Array | None = None) -> jax.Array:
         parts, channels = self.parts, h.shape[-1]
         h = parts.res_block(channels, "resnets_0", divisor=self.divisor)(h, emb)
         if self.attends:
@@ -144,11 +144,19 @@ class UpBlock(nn.Module):
     level: Level
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array, skips: list[jax.Array]) -> jax.Array:
-        """h [B, 2 H, 2 W, C'], with as many of the last skips beside it as it has layers."""
+    def __call__(
+        self,
+        h: jax.Array,
+        emb: jax.Array | None = None,
+        skips: list[jax.Array] | None = None,
+    ) -> jax.Array:
+        """h [B, 2 H, 2 W, C'], with as many skips beside it as it has layers, the last first; an
+        autoencoder has none.
+        """
         parts, level = self.parts, self.level
-        for i, skip in enumerate(reversed(skips)):
-            h = jnp.concatenate([h, skip], axis=-1)
+        for i in range(level.layers):
+            if skips is not None:
+                h = jnp.concatenate([h, skips[-1 - i]], axis=-1)
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
             if level.attends:
                 h = parts.attention(level.channels, f"attentions_{i}", parts.groups)(h)
