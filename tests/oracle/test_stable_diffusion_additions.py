@@ -58,7 +58,7 @@ def as_kohya(found, file):
         full = name if part == "unet" else f"text_model.{name}"
         key = f"lora_{'unet' if part == 'unet' else 'te'}_{full.replace('.', '_')}"
         arrays |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
-        arrays[f"{key}.alpha"] = np.float32(ALPHA)
+        arrays[f"{key}.alpha"] = np.array(ALPHA, np.float32)
     save_file(arrays, file)
 
 
