@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tiny_vocabulary
 from compiling import HURRY
-from stable_diffusion_configs import FACTOR, PIPELINES, SIZE, Pipeline
+from pipelines import FACTOR, PIPELINES, SIZE, Pipeline
 
 import skipjax
 from skipjax import generation

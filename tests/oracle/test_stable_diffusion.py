@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from stable_diffusion_configs import PIPELINES, SIDE, SIZE
+from pipelines import PIPELINES, SIDE, SIZE
 from stable_diffusion_oracle import PROMPTS, agree, folder, opened, to_torch, torch
 
 import skipjax

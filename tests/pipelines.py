@@ -1,12 +1,21 @@
-"""Configs of pipelines like Stable Diffusion's, tiny: what the config.json of each part holds.
+"""Pipelines like Stable Diffusion's, tiny: what the config.json of each part holds, and folders.
 
 Two levels where the released networks have four, and pictures of 16 x 16 pixels; what is not said
 has the default of its class.
 """
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tiny_vocabulary
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from skipjax.models import param_shapes
+from skipjax.weights import autoencoder, clip_text, layout, unet2d_condition
 
 SIDE, FACTOR = 8, 2  # of latents, and pixels along each
 SIZE = SIDE * FACTOR
@@ -138,3 +147,71 @@ PIPELINES = {
         "StableDiffusionInpaintPipeline", UNET | {"in_channels": 9}, (CLIP_L, None), VAE, PNDM
     ),
 }
+
+
+CALM = 0.3  # of a network's last layer, or what it draws multiplies its rounding
+
+
+def write(folder: Path, name: str = "sd1") -> Path:
+    """The folder of one of `PIPELINES` as diffusers writes it, with random weights; without any
+    library of theirs.
+    """
+    told = PIPELINES[name]
+    index: dict[str, Any] = {"_class_name": told.cls, **told.flags}
+    component(folder / "unet", "UNet2DConditionModel", told.unet)
+    component(folder / "vae", "AutoencoderKL", told.vae)
+    index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    scheduler = told.scheduler["_class_name"]
+    put(folder / "scheduler" / "scheduler_config.json", told.scheduler)
+    index["scheduler"] = ["diffusers", scheduler]
+    for i, (fields, pad) in enumerate(zip(told.text, told.pads, strict=True), 1):
+        if fields is not None:
+            end, cls = ("", "CLIPTextModel") if i == 1 else ("_2", "CLIPTextModelWithProjection")
+            component(folder / f"text_encoder{end}", cls, fields)
+            tiny_vocabulary.write(folder / f"tokenizer{end}", pad)
+            index[f"text_encoder{end}"] = ["transformers", cls]
+            index[f"tokenizer{end}"] = ["transformers", "CLIPTokenizer"]
+    if "XL" not in told.cls:
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    put(folder / "model_index.json", index)
+    return folder
+
+
+def component(folder: Path, cls: str, fields: dict[str, Any]) -> Path:
+    """The folder of a network."""
+    of_text = cls.startswith("CLIP")
+    said = {"architectures": [cls]} if of_text else {"_class_name": cls}
+    put(folder / "config.json", said | fields)
+    family: Any = clip_text if of_text else FAMILIES[cls]
+    arrays = state_dict(family.config_of(said | fields), family.name)
+    if cls == "UNet2DConditionModel":
+        arrays["conv_out.weight"] *= CALM
+    file = "model.safetensors" if of_text else "diffusion_pytorch_model.safetensors"
+    save_file(arrays, folder / file)
+    return folder
+
+
+FAMILIES: dict[str, Any] = {"UNet2DConditionModel": unet2d_condition, "AutoencoderKL": autoencoder}
+
+
+def state_dict(config: Any, name: Callable[[Any], str]) -> dict[str, np.ndarray]:
+    """Random weights such that every layer matters, by torch's names and in its layouts."""
+    rng, found = np.random.default_rng(0), {}
+    flat: Any = traverse_util.flatten_dict(param_shapes(config))
+    for path, leaf in flat.items():
+        shape = layout.accepted(path, leaf.shape)[0]
+        value = rng.normal(size=shape)
+        if path[-1] == "kernel":
+            value /= np.prod(shape[1:]) ** 0.5
+        elif path[-1] in ("scale", "bias"):
+            value = 0.2 * value + (path[-1] == "scale")
+        else:
+            value *= 0.5
+        found[name(path)] = value.astype(np.float32)
+    return found
+
+
+def put(path: Path, content: dict[str, Any]) -> None:
+    """A file of JSON, in folders that are made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
