@@ -128,9 +128,7 @@ class Pretrained:
         """What a sampling program takes: without what encodes, decodes and names, so that models
         which differ in these share one program.
         """
-        return self.replace(
-            conditioner=None, codec=None, name="", scheduler=None, guidance=None
-        )
+        return self.replace(conditioner=None, codec=None, name="", scheduler=None, guidance=None)
 
     def replace(self, **changes: Any) -> "Pretrained":
         """The same but for some parts."""
