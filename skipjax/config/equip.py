@@ -38,7 +38,7 @@ def equip(model: Pretrained, config: SampleConfig, scale: float | None = None) -
         conditioner = _carried(conditioner, "size", size) or conditioner
     if scale is not None:
         conditioner = _carried(conditioner, "default", float(scale)) or conditioner
-    codec = model.codec
+    codec: Any = model.codec
     for option, value in decoding.items():
         if OF_CODEC[option] not in _names(codec):
             raise ValueError(
