@@ -69,7 +69,7 @@ class Sample:
         if self.out.suffix not in (".png", ".npz"):
             raise ValueError(f"out is {str(self.out)!r}: its name must end in .png or .npz")
         with pending(self.out) as temporary:
-            model = self.weights.load(self.checkpoint, self.card)
+            model = self.weights.load(self.checkpoint, self.card, other="--classifier")
             with warnings.catch_warnings():
                 known = "ignore" if self.foreign else "always"
                 warnings.filterwarnings(known, "the plan was tuned for")
@@ -81,9 +81,8 @@ class Sample:
                 what = "latents are" if self.latents else f"{model.name} draws latents,"
                 raise ValueError(f"{what} no pictures: --out samples.npz")
             if self.out.suffix == ".png":
-                images.check_png(
-                    images.shape_of(sampler.model, sampler.shape), "--out samples.npz"
-                )
+                shape = images.shape_of(sampler.model, sampler.shape)
+                images.check_png(shape, "--out samples.npz")
             if self.config.nfe is not None:
                 print(f"Plan: {_name(sampler.plan, model)}")
             key = jax.random.key(whole("seed", self.seed, 0, 2**32 - 1))
@@ -101,8 +100,11 @@ class Sample:
             else:
                 label = (every.condition or {}).get("label", (every.condition or {}).get("class"))
                 arrays = [samples] if label is None else [samples, label]
-                captions = {"captions": np.array(words["prompt"], str)} if self.prompt else {}
-                np.savez(temporary, *arrays, **captions)
+                named = dict(zip(("arr_0", "arr_1"), arrays, strict=False))
+                if self.prompt:
+                    named["captions"] = np.array(words["prompt"], str)
+                savez: Any = np.savez  # whose types take no names
+                savez(temporary, **named)
         print(
             f"{len(ids)} pictures, {sampler.plan.nfe} NFE each, in {sampling:.1f} s: "
             f"{len(ids) / sampling:.2f} pictures/s, after {compiling:.1f} s to compile. "
