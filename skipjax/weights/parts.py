@@ -8,6 +8,7 @@
      "codec": {"kind": ...},                                        or nothing, for pixels
      "scheduler": {"method": {"kind": "ddim", ...}, "steps": 50, "clip": 1.0}    or nothing,
                                                         for that of its family, if it has one
+     "guidance": 7.5                                    or nothing
     }
 
 Of a part alone, such as an autoencoder, {"name": ..., "part": {"kind": ...}}.
@@ -72,6 +73,8 @@ def build(card: Card, name: str | None = None) -> Any:
     if "scheduler" in card:
         scheduler = _scheduler(card["scheduler"])
     model = Pretrained(None, network, process, conditioner, name=name, scheduler=scheduler)
+    if card.get("guidance") is not None:
+        model = model.replace(guidance=_scale(card["guidance"]))
     return (
         model.replace(codec=registry.build("codec", card["codec"])) if "codec" in card else model
     )
@@ -99,6 +102,8 @@ def describe(model: Any) -> Card:
     card |= _describe_conditioner(model.conditioner)
     if registry.kind_of(model.codec) != "identity":
         card["codec"] = registry.describe(model.codec)
+    if model.guidance is not None:
+        card["guidance"] = model.guidance
     family = _of_family(model.network)
     if model.scheduler != (family and family.scheduler):
         card["scheduler"] = model.scheduler and (
@@ -191,6 +196,12 @@ def _scheduler(said: Any) -> Scheduler | None:
         raise ValueError(f"scheduler is {said!r}: it must be an object")
     method = registry.build("scheduler: method", said.get("method", {}))
     return construct("scheduler", Scheduler, {**said, "method": method})
+
+
+def _scale(said: Any) -> float:
+    if isinstance(said, bool) or not isinstance(said, (int, float)):
+        raise ValueError(f"guidance is {said!r}: it must be a number")
+    return float(said)
 
 
 def _tabulated(tables: Mapping[str, Any]) -> Schedule:

@@ -2,19 +2,29 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skipjax import conditioners
 from skipjax.codecs import Latents
-from skipjax.conditioners import ClipText, Conditioner, Given, MicroConditioning, Tokenizer
+from skipjax.conditioners import (
+    ClipText,
+    Conditioner,
+    EmbeddedGuidance,
+    Given,
+    MicroConditioning,
+    Tokenizer,
+)
+from skipjax.plans.schedulers import LCM, Euler
 from skipjax.pretrained import Pretrained
 from skipjax.weights import registry
 from skipjax.weights.components import CODEC, ENCODERS
 from skipjax.weights.diffusers.scheduler import Read
 
 TEXT = ("text", "pooled")  # what text encoders give
+OF_SD, OF_XL = 7.5, 5.0  # scales of guidance
+FEW = 4  # steps of turbo, lightning and what else was distilled to need no guidance
 LATENTS = ("vae", "vqvae", "movq")  # without which samples are latents
 
 
@@ -64,7 +74,8 @@ def assemble(
     if CODEC in configs or settings.factor is not None:  # latents have no bounds
         model = model.replace(process=model.process.replace(bounds=None))
     encoders = tuple(configs[n] for n in ENCODERS if n in configs)
-    return model.replace(conditioner=_conditioner(model, encoders, tokenizers, settings))
+    model = model.replace(conditioner=_conditioner(model, encoders, tokenizers, settings))
+    return _as_pipelines_draw(model) if encoders else model
 
 
 def _conditioner(
@@ -93,6 +104,24 @@ def _conditioner(
         if not (isinstance(part, Given) and part.key in ours)
     ]
     return conditioners.join([*found, *rest])
+
+
+def _as_pipelines_draw(model: Pretrained) -> Pretrained:
+    """The model with the scale of guidance that diffusers' pipeline of such parts has by default;
+    and of networks that were distilled, the steps that they need.
+    """
+    told = conditioners.parts(model.conditioner)
+    if any(isinstance(part, EmbeddedGuidance) for part in told):
+        return model
+    sampler = model.scheduler
+    method = None if sampler is None else sampler.method
+    few = isinstance(method, Euler) and method.spacing == "trailing"
+    if sampler is not None and (
+        isinstance(method, LCM) or few and model.process.parameterization == "eps"
+    ):
+        return model.replace(guidance=1.0, scheduler=replace(sampler, steps=FEW))
+    sizes = any(isinstance(part, MicroConditioning) for part in told)
+    return model.replace(guidance=OF_XL if sizes else OF_SD)
 
 
 def say_missing(path: Path, missing: Sequence[str]) -> None:
