@@ -116,6 +116,7 @@ def _as_pipelines_draw(model: Pretrained) -> Pretrained:
     sampler = model.scheduler
     method = None if sampler is None else sampler.method
     few = isinstance(method, Euler) and method.spacing == "trailing"
+    few &= model.process.parameterization == "eps"  # or it may be one of zero terminal SNR
     if sampler is not None and (
         isinstance(method, LCM) or few and model.process.parameterization == "eps"
     ):
