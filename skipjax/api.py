@@ -1,8 +1,7 @@
 """Load a network, sample from it."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,102 +14,11 @@ from skipjax.codecs.images import finite
 from skipjax.conditioners.labels import Label
 from skipjax.config import SampleConfig, ScaleLike, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
-from skipjax.models import ClassifierConfig
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier, Network, Pretrained
+from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sampling import Callback
 from skipjax.schedules import Variance
-from skipjax.sharding import Placement
-from skipjax.weights import loading
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    config: ClassifierConfig | Classifier,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-) -> Classifier: ...
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    config: Network | Pretrained,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-) -> Pretrained: ...
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    card: str | None = None,
-    config: None = None,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-) -> Any: ...
-
-
-def load(
-    checkpoint: str | Path,
-    *,
-    card: str | None = None,
-    config: Network | ClassifierConfig | Pretrained | Classifier | None = None,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-) -> Pretrained | Classifier:
-    """Loads a checkpoint, after checking its files against the sha256 that is known of them.
-
-    Args:
-        checkpoint: A checkpoint's folder; a folder that diffusers wrote, of a pipeline or of its
-            network alone; a released file of weights, .pt or .safetensors
-            ("256x256_diffusion.pt"), or .pkl of EDM's, which says itself what it holds; a bundled
-            name ("emoji32"); or a name of the Hugging Face hub ("google/ddpm-cifar10-32"), of
-            which only the files that are needed are fetched where its cache does not hold them.
-        card: Name or .json of the card that describes the file; default: found by the file's name.
-        config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
-            are None; or just the architecture, and then it is taken to be trained as those of its
-            family are (ADM's: linear schedule, T = 1000, eps).
-        key: Of the weights among other things in the file, such as "ema" or "model.ema"; default:
-            found where only one can be meant.
-        dtype: To keep the weights in: float32, bfloat16 or float16.
-        sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
-            `skipjax.sharding.mesh` to split them over, a function from a shape to a sharding, or
-            a pytree of shardings. Each array goes straight there. Default: the first device.
-        revision: Branch, tag or commit of a name of the hub. Default: main.
-        variant: Of weights that diffusers wrote, such as "fp16"; where there is none such, the
-            plain ones are taken, which is said. Default: the plain ones.
-
-    Returns:
-        A `Pretrained`, or for a classifier of noisy pictures a `Classifier`: the weights as a
-        pytree that carries what is known of the network.
-
-    Raises:
-        ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
-            do not fit the architecture, or one is not finite; or the hub does not give it.
-    """
-    return loading.load(
-        checkpoint,
-        card=card,
-        config=config,
-        key=key,
-        dtype=dtype,
-        sharding=sharding,
-        revision=revision,
-        variant=variant,
-    )
+from skipjax.weights.loading import load as load
 
 
 def sample(
