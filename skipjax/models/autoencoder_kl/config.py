@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from skipjax.models.blocks import ACTIVATIONS
 from skipjax.models.unet2d.blocks import Level, OverPixels
@@ -153,19 +153,18 @@ class AutoencoderKLArguments:
         )
 
     def scaled(self, z: jax.Array) -> jax.Array:
-        """What is diffused of latents z [..., C]: scaling_factor (z - mean) / std."""
+        """What is diffused of latents z [B, h, w, C]: scaling_factor (z - mean) / std."""
         mean, std = self._moments
         return (z - mean) / std * self.scaling_factor
 
     def unscaled(self, z: jax.Array) -> jax.Array:
-        """Latents of what is diffused, z [..., C]: the inverse of `scaled`."""
+        """Latents of what is diffused, z [B, h, w, C]: the inverse of `scaled`."""
         mean, std = self._moments
         return z / self.scaling_factor * std + mean
 
     @property
-    def _moments(self) -> tuple[jax.Array, jax.Array]:
-        """Shift and spread of each channel, [C]."""
-        mean, std = self.latents_mean, self.latents_std
-        mean = (self.shift_factor or 0.0,) * self.latent_channels if mean is None else mean
-        std = (1.0,) * self.latent_channels if std is None else std
-        return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Shift and spread of each channel, [1, 1, 1, C]."""
+        mean = self.latents_mean or (self.shift_factor or 0.0,) * self.latent_channels
+        std = self.latents_std or (1.0,) * self.latent_channels
+        return np.float32(mean)[None, None, None], np.float32(std)[None, None, None]
