@@ -17,3 +17,5 @@ from skipjax.models.unet import UNet as UNet
 from skipjax.models.unet import UNetConfig as UNetConfig
 from skipjax.models.unet2d import UNet2D as UNet2D
 from skipjax.models.unet2d import UNet2DConfig as UNet2DConfig
+from skipjax.models.unet2d_condition import UNet2DCondition as UNet2DCondition
+from skipjax.models.unet2d_condition import UNet2DConditionConfig as UNet2DConditionConfig

@@ -217,14 +217,25 @@ class Fourier(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Linear, SiLU, linear, in float32 and in diffusers' names; to [B, channels]."""
+    """Linear, activation, linear, in float32 and in diffusers' names; to [B, channels].
+
+    Args:
+        channels: Width of the result.
+        activation: A name in `ACTIVATIONS`.
+    """
 
     channels: int
+    activation: str = "silu"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, beside: jax.Array | None = None) -> jax.Array:
+        """Embeds x [B, C], and what is told beside it, if anything is, [B, C']."""
+        if beside is not None:
+            told = nn.Dense(x.shape[-1], use_bias=False, dtype=jnp.float32, name="cond_proj")
+            x = x + told(beside)
         h = nn.Dense(self.channels, dtype=jnp.float32, name="linear_1")(x)
-        return nn.Dense(self.channels, dtype=jnp.float32, name="linear_2")(nn.silu(h))
+        h = ACTIVATIONS[self.activation](h)
+        return nn.Dense(self.channels, dtype=jnp.float32, name="linear_2")(h)
 
 
 class Downsample(nn.Module):

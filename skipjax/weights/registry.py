@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from skipjax.codecs import AutoencoderKL, AutoencoderTiny, Identity, Latents
-from skipjax.conditioners import Labels, Pictures
+from skipjax.conditioners import EmbeddedGuidance, Labels, Pictures
 from skipjax.models import (
     AutoencoderKLConfig,
     AutoencoderTinyConfig,
@@ -20,12 +20,13 @@ from skipjax.models import (
     DiTConfig,
     MagnitudeUNetConfig,
     SongUNetConfig,
+    UNet2DConditionConfig,
     UNet2DConfig,
     UNetConfig,
 )
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
-from skipjax.weights import adm, autoencoder, dit, edm, unet2d
+from skipjax.weights import adm, autoencoder, dit, edm, unet2d, unet2d_condition
 from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
@@ -38,6 +39,7 @@ ConfigOf = Callable[[Mapping[str, Any]], Any]
 KINDS: dict[str, type] = {
     "unet": UNetConfig,
     "unet2d": UNet2DConfig,
+    "unet2d_condition": UNet2DConditionConfig,
     "classifier": ClassifierConfig,
     "dit": DiTConfig,
     "song_unet": SongUNetConfig,
@@ -45,6 +47,7 @@ KINDS: dict[str, type] = {
     "magnitude_unet": MagnitudeUNetConfig,
     "labels": Labels,
     "pictures": Pictures,
+    "embedded_guidance": EmbeddedGuidance,
     "identity": Identity,
     "latents": Latents,
     "autoencoder_kl": AutoencoderKL,
@@ -71,6 +74,7 @@ FILES: dict[type, ToParams] = {
     UNetConfig: adm.to_params,
     ClassifierConfig: adm.to_params,
     UNet2DConfig: unet2d.to_params,
+    UNet2DConditionConfig: unet2d_condition.to_params,
     DiTConfig: dit.to_params,
     SongUNetConfig: edm.to_params,
     DhariwalUNetConfig: edm.to_params,
@@ -82,6 +86,7 @@ MODELS: dict[type, Model] = {
     UNetConfig: adm.model,
     ClassifierConfig: adm.model,
     UNet2DConfig: unet2d.model,
+    UNet2DConditionConfig: unet2d_condition.model,
     DiTConfig: dit.model,
     SongUNetConfig: edm.models.model,
     DhariwalUNetConfig: edm.models.model,
@@ -89,6 +94,7 @@ MODELS: dict[type, Model] = {
 }
 CLASSES: dict[str, ConfigOf] = {
     "UNet2DModel": unet2d.config_of,
+    "UNet2DConditionModel": unet2d_condition.config_of,
     "DiTTransformer2DModel": dit.config_of,
     "Transformer2DModel": dit.config_of,
     "AutoencoderKL": autoencoder.config_of,

@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         h = Conv(config.block_out_channels[0], dtype=parts.dtype, name="conv_in")(x)
         for i, level in enumerate(config.encoder):
             h = DownBlock(parts, level, name=f"down_blocks_{i}")(h)[-1]
-        h = _middle(config, parts)(h)
+        h = MidBlock(parts, config.middle, name="mid_block")(h)
         return _last(parts, 2 * config.latent_channels, h)
 
 
@@ -131,15 +131,10 @@ class Decoder(nn.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         config, parts = self.config, self.parts
         h = Conv(config.block_out_channels[-1], dtype=parts.dtype, name="conv_in")(z)
-        h = _middle(config, parts)(h)
+        h = MidBlock(parts, config.middle, name="mid_block")(h)
         for i, level in enumerate(config.decoder):
             h = UpBlock(parts, level, name=f"up_blocks_{i}")(h)
         return _last(parts, config.out_channels, h)
-
-
-def _middle(config: AutoencoderKLConfig, parts: Parts) -> nn.Module:
-    attends = config.mid_block_add_attention
-    return MidBlock(parts, attends, config.norm_num_groups, name="mid_block")
 
 
 def _last(parts: Parts, channels: int, h: jax.Array) -> jax.Array:
