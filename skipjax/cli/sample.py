@@ -17,7 +17,7 @@ from tqdm import tqdm
 from skipjax import progress
 from skipjax.checks import whole
 from skipjax.cli.options import Repeated, Weights
-from skipjax.codecs import Latents, images
+from skipjax.codecs import Identity, Latents, images
 from skipjax.config import SampleConfig, Sampler, as_ids, prompts, resolve
 from skipjax.config.words import Picture, in_turn
 from skipjax.files import pending
@@ -89,18 +89,18 @@ class Sample:
             words, ids = self._words(sampler)
             every = _encode(sampler, words, key, ids)
             size = min(whole("batch", self.batch, 1), len(ids))
-            samples, compiling, sampling = _draw(
-                every,
-                size,
-                lambda like: Compiled(sampler, key, like),
-                np.asarray if is_latents else images.to_uint8,
-            )
+            keep = np.asarray if is_latents else images.to_uint8
+            if jax.tree.leaves((sampler.model.conditioner, sampler.model.codec)):
+                drawn = _draw_by_steps(every, size, sampler, key, keep)
+            else:
+                drawn = _draw(every, size, lambda like: Compiled(sampler, key, like), keep)
+            samples, compiling, sampling = drawn
             if self.out.suffix == ".png":
                 images.grid(samples).save(temporary, pnginfo=chunk(self._about(sampler, words)))
             else:
                 label = (every.condition or {}).get("label", (every.condition or {}).get("class"))
                 arrays = [samples] if label is None else [samples, label]
-                named = dict(zip(("arr_0", "arr_1"), arrays, strict=False))
+                named: dict[str, Any] = dict(zip(("arr_0", "arr_1"), arrays, strict=False))
                 if self.prompt:
                     named["captions"] = np.array(words["prompt"], str)
                 savez: Any = np.savez  # whose types take no names
@@ -168,12 +168,10 @@ def _draw(
         compiled: Compiles for batches like one of that size.
         keep: Of a batch's samples, what is kept.
     """
-    places = np.arange(len(every.ids))
-    batches = [places[i : i + size] for i in range(0, len(places), size)]
+    batches = _batches(len(every.ids), size)
     began = time.perf_counter()
     program = compiled(every.take(batches[0]))
     ready = time.perf_counter()
-    # A bar over batches, not steps: a program that calls back to the host is never cached on disk.
     with tqdm(total=len(every.ids), desc="sampling", unit="picture") as bar:
         samples = []
         for chosen in batches:
@@ -182,6 +180,37 @@ def _draw(
             bar.update(len(chosen))
         done = time.perf_counter()
     return np.concatenate(samples), ready - began, done - ready
+
+
+def _draw_by_steps(
+    every: Batch,
+    size: int,
+    sampler: Sampler,
+    key: jax.Array,
+    keep: Callable[[Any], np.ndarray],
+) -> tuple[np.ndarray, float, float]:
+    """As `_draw`, with bars over network calls and over what is decoded: for networks whose calls
+    take seconds.
+    """
+    batches = _batches(len(every.ids), size)
+    began = time.perf_counter()
+    program = Compiled(sampler, key, every.take(batches[0]), by_steps=True)
+    ready = time.perf_counter()
+    with tqdm(total=sampler.plan.nfe * len(batches), desc="sampling", unit="call") as bar:
+        diffused = [program.diffuse(every.take(chosen), bar.update) for chosen in batches]
+    samples = []
+    as_it_is = isinstance(sampler.model.codec, Identity)
+    with tqdm(total=len(every.ids), desc="decoding", unit="picture", disable=as_it_is) as bar:
+        for chosen, z in zip(batches, diffused, strict=True):
+            drawn = images.finite(program.decode(z)[: len(chosen)], every.ids[chosen])
+            samples.append(keep(drawn))
+            bar.update(len(chosen))
+    return np.concatenate(samples), ready - began, time.perf_counter() - ready
+
+
+def _batches(num: int, size: int) -> list[np.ndarray]:
+    places = np.arange(num)
+    return [places[i : i + size] for i in range(0, num, size)]
 
 
 def _read(path: Path) -> np.ndarray:

@@ -103,11 +103,11 @@ class AutoencoderTinyConfig(FlaxConfig):
         return 2 ** (len(self.num_encoder_blocks) - 1)
 
     def scaled(self, z: jax.Array) -> jax.Array:
-        """What is diffused of latents z [..., C]: scaling_factor (z - shift_factor)."""
+        """What is diffused of latents z [B, h, w, C]: scaling_factor (z - shift_factor)."""
         return (z - self.shift_factor) * self.scaling_factor
 
     def unscaled(self, z: jax.Array) -> jax.Array:
-        """Latents of what is diffused, z [..., C]: the inverse of `scaled`."""
+        """Latents of what is diffused, z [B, h, w, C]: the inverse of `scaled`."""
         return z / self.scaling_factor + self.shift_factor
 
     def encode(self, params: Any, x: jax.Array, *, dtype: DTypeLike = jnp.float32) -> jax.Array:

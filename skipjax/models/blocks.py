@@ -124,13 +124,13 @@ class ResBlock(nn.Module):
             h = norm(h)
         else:
             width = 2 * self.channels if self.scale_shift else self.channels
-            emb = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
-            emb = emb.astype(h.dtype)[:, None, None, :]
+            told = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
+            told = jnp.asarray(told, h.dtype)[:, None, None, :]
             if self.scale_shift:
-                scale, shift = jnp.split(emb, 2, axis=-1)
+                scale, shift = jnp.split(told, 2, axis=-1)
                 h = norm(h) * (1 + scale) + shift
             else:
-                h = norm(h + emb)
+                h = norm(h + told)
         h = nn.Dropout(self.dropout, deterministic=False)(activation(h))
         zeros = nn.initializers.zeros
         h = Conv(self.channels, dtype=self.dtype, kernel_init=zeros, name="out_layers_3")(h)

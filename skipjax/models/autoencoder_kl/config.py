@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from skipjax.models.blocks import ACTIVATIONS
 from skipjax.models.unet2d.blocks import Level, OverPixels
@@ -144,28 +144,35 @@ class AutoencoderKLArguments:
         attending = [UP[kind] for kind in self.up_block_types]
         return self._levels(self.block_out_channels[::-1], attending, 1)
 
+    @property
+    def middle(self) -> OverPixels | None:
+        """What attends in the middle of either half, where anything does."""
+        return self._attention if self.mid_block_add_attention else None
+
+    @property
+    def _attention(self) -> OverPixels:
+        return OverPixels(None, self.norm_num_groups)
+
     def _levels(self, widths, attending, more: int) -> tuple[Level, ...]:
         layers, last = self.layers_per_block + more, len(widths) - 1
-        attention = OverPixels(None, self.norm_num_groups)
         return tuple(
-            Level(width, layers, attention if attends else None, "none" if i == last else "conv")
-            for i, (width, attends) in enumerate(zip(widths, attending, strict=True))
+            Level(width, layers, self._attention if yes else None, "none" if i == last else "conv")
+            for i, (width, yes) in enumerate(zip(widths, attending, strict=True))
         )
 
     def scaled(self, z: jax.Array) -> jax.Array:
-        """What is diffused of latents z [..., C]: scaling_factor (z - mean) / std."""
+        """What is diffused of latents z [B, h, w, C]: scaling_factor (z - mean) / std."""
         mean, std = self._moments
         return (z - mean) / std * self.scaling_factor
 
     def unscaled(self, z: jax.Array) -> jax.Array:
-        """Latents of what is diffused, z [..., C]: the inverse of `scaled`."""
+        """Latents of what is diffused, z [B, h, w, C]: the inverse of `scaled`."""
         mean, std = self._moments
         return z / self.scaling_factor * std + mean
 
     @property
-    def _moments(self) -> tuple[jax.Array, jax.Array]:
-        """Shift and spread of each channel, [C]."""
-        mean, std = self.latents_mean, self.latents_std
-        mean = (self.shift_factor or 0.0,) * self.latent_channels if mean is None else mean
-        std = (1.0,) * self.latent_channels if std is None else std
-        return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Shift and spread of each channel, [1, 1, 1, C]."""
+        mean = self.latents_mean or (self.shift_factor or 0.0,) * self.latent_channels
+        std = self.latents_std or (1.0,) * self.latent_channels
+        return np.float32(mean)[None, None, None], np.float32(std)[None, None, None]
