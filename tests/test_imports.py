@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "sharding": set(),
     "schedules": set(),
     "models": set(),
-    "conditioners": set(),
+    "conditioners": {"models"},
     "codecs": set(),
     "process": {"schedules"},
     "grids": {"schedules"},

@@ -2,6 +2,8 @@
 
 from skipjax.models.classifier import Classifier as Classifier
 from skipjax.models.classifier import ClassifierConfig as ClassifierConfig
+from skipjax.models.clip_text import CLIPTextConfig as CLIPTextConfig
+from skipjax.models.clip_text import TextStates as TextStates
 from skipjax.models.dit import DiT as DiT
 from skipjax.models.dit import DiTConfig as DiTConfig
 from skipjax.models.edm import DhariwalUNetConfig as DhariwalUNetConfig

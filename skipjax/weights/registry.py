@@ -7,13 +7,22 @@ points "skipjax.families", which are imported where a kind is not known.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
 from skipjax.codecs import Identity, Latents
-from skipjax.conditioners import EmbeddedGuidance, Labels, Pictures
+from skipjax.conditioners import (
+    ClipText,
+    EmbeddedGuidance,
+    Given,
+    Labels,
+    MicroConditioning,
+    Pictures,
+)
 from skipjax.models import (
     ClassifierConfig,
+    CLIPTextConfig,
     DhariwalUNetConfig,
     DiTConfig,
     MagnitudeUNetConfig,
@@ -24,7 +33,7 @@ from skipjax.models import (
 )
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
-from skipjax.weights import adm, dit, edm, unet2d, unet2d_condition
+from skipjax.weights import adm, clip_text, dit, edm, unet2d, unet2d_condition
 from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
@@ -43,9 +52,13 @@ KINDS: dict[str, type] = {
     "song_unet": SongUNetConfig,
     "dhariwal_unet": DhariwalUNetConfig,
     "magnitude_unet": MagnitudeUNetConfig,
+    "clip_text_network": CLIPTextConfig,
     "labels": Labels,
     "pictures": Pictures,
     "embedded_guidance": EmbeddedGuidance,
+    "given": Given,
+    "clip_text": ClipText,
+    "micro_conditioning": MicroConditioning,
     "identity": Identity,
     "latents": Latents,
     "times": Times,
@@ -70,6 +83,7 @@ FILES: dict[type, ToParams] = {
     UNet2DConfig: unet2d.to_params,
     UNet2DConditionConfig: unet2d_condition.to_params,
     DiTConfig: dit.to_params,
+    CLIPTextConfig: clip_text.to_params,
     SongUNetConfig: edm.to_params,
     DhariwalUNetConfig: edm.to_params,
     MagnitudeUNetConfig: edm.to_params,
@@ -89,6 +103,8 @@ CLASSES: dict[str, ConfigOf] = {
     "UNet2DConditionModel": unet2d_condition.config_of,
     "DiTTransformer2DModel": dit.config_of,
     "Transformer2DModel": dit.config_of,
+    "CLIPTextModel": clip_text.config_of,
+    "CLIPTextModelWithProjection": partial(clip_text.config_of, with_projection=True),
 }
 
 
