@@ -6,6 +6,7 @@ from skipjax.conditioners.clip import Tokenizer as Tokenizer
 from skipjax.conditioners.clip import remember as remember
 from skipjax.conditioners.conditioner import Condition as Condition
 from skipjax.conditioners.conditioner import Conditioner as Conditioner
+from skipjax.conditioners.embedded_guidance import EmbeddedGuidance as EmbeddedGuidance
 from skipjax.conditioners.given import Given as Given
 from skipjax.conditioners.joint import Joint as Joint
 from skipjax.conditioners.joint import join as join
