@@ -5,7 +5,6 @@ has the default of its class.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from skipjax.models import param_shapes
-from skipjax.weights import autoencoder, clip_text, layout, unet2d_condition
+from skipjax.weights import layout, registry
 
 SIDE, FACTOR = 8, 2  # of latents, and pixels along each
 SIZE = SIDE * FACTOR
@@ -182,8 +181,7 @@ def component(folder: Path, cls: str, fields: dict[str, Any]) -> Path:
     of_text = cls.startswith("CLIP")
     said = {"architectures": [cls]} if of_text else {"_class_name": cls}
     put(folder / "config.json", said | fields)
-    family: Any = clip_text if of_text else FAMILIES[cls]
-    arrays = state_dict(family.config_of(said | fields), family.name)
+    arrays = state_dict(registry.CLASSES[cls](said | fields))
     if cls == "UNet2DConditionModel":
         arrays["conv_out.weight"] *= CALM
     file = "model.safetensors" if of_text else "diffusion_pytorch_model.safetensors"
@@ -191,12 +189,9 @@ def component(folder: Path, cls: str, fields: dict[str, Any]) -> Path:
     return folder
 
 
-FAMILIES: dict[str, Any] = {"UNet2DConditionModel": unet2d_condition, "AutoencoderKL": autoencoder}
-
-
-def state_dict(config: Any, name: Callable[[Any], str]) -> dict[str, np.ndarray]:
+def state_dict(config: Any) -> dict[str, np.ndarray]:
     """Random weights such that every layer matters, by torch's names and in its layouts."""
-    rng, found = np.random.default_rng(0), {}
+    rng, found, name = np.random.default_rng(0), {}, registry.NAMES[type(config)]
     flat: Any = traverse_util.flatten_dict(param_shapes(config))
     for path, leaf in flat.items():
         shape = layout.accepted(path, leaf.shape)[0]

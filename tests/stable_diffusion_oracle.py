@@ -9,7 +9,6 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_vocabulary
-from compiling import HURRY
 from pipelines import FACTOR, PIPELINES, SIZE, Pipeline
 
 import skipjax
@@ -194,7 +192,7 @@ def our_own(model: Any, start: Any, noises: Any, **asked: Any) -> tuple[np.ndarr
     return np.asarray(z), np.asarray(skipjax.decode(sampler.model, z))
 
 
-@partial(jax.jit, compiler_options=HURRY)
+@jax.jit
 def _walk(model, plan, x, noise, condition, null, guidance, transform):
     options = {"null": null, "guidance": guidance, "transform": transform}
     denoise = generation.denoiser(model, condition, **options)

@@ -40,10 +40,12 @@ class Joint:
 
     def null(self, condition: Condition, negative: Any = None) -> Condition | None:
         """The condition with what its parts say instead of nothing; None if no part knows any."""
-        nulls = [each.null(condition, negative) for each in self.parts]
-        if all(null is None for null in nulls):
+        nulls = [(each.gives, each.null(condition, negative)) for each in self.parts]
+        said = [(gives, null) for gives, null in nulls if null is not None]
+        if not said:
             return None
-        return condition | {k: v for null in nulls if null is not None for k, v in null.items()}
+        # Of each its own: what the others say is in its null as it was.
+        return condition | {key: null[key] for gives, null in said for key in gives if key in null}
 
 
 def part(conditioner: Conditioner | None, kind: type[Kind]) -> Kind | None:

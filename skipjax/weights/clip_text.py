@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,22 +17,6 @@ WHAT = "the config of CLIPTextModel"
 PREFIX = "text_model."  # of all names but the projection's, in files from before transformers 5.6
 # Whole CLIPs hold more, and older files a table of 0, 1, 2, ...
 _LEFT_OUT = re.compile(r"(vision_model|visual_projection)\.|logit_scale$|.*\bposition_ids$")
-# Of config.json, what says nothing of the network.
-_IDLE = {
-    "architectures",
-    "attention_dropout",
-    "bos_token_id",
-    "dropout",
-    "dtype",
-    "gradient_checkpointing",
-    "initializer_factor",
-    "initializer_range",
-    "model_type",
-    "pad_token_id",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
 
 
 def to_params(
@@ -76,7 +59,8 @@ def config_of(fields: Mapping[str, Any], with_projection: bool | None = None) ->
 
     Args:
         fields: Of the file: those of a CLIPTextConfig, or of a CLIPConfig, which has them in its
-            "text_config".
+            "text_config". Files repeat what any model of transformers' can be told, which is
+            passed over.
         with_projection: Whether it is a CLIPTextModelWithProjection. Default: whether its
             "architectures" say so.
 
@@ -91,12 +75,6 @@ def config_of(fields: Mapping[str, Any], with_projection: bool | None = None) ->
         kinds = told.get("architectures") or ()
         with_projection = any("WithProjection" in str(kind) for kind in kinds)
     known = {field.name for field in dataclasses.fields(CLIPTextConfig)}
-    unknown = {k for k in told if k[:1] != "_"} - known - _IDLE
-    if unknown and not nested:  # a text_config repeats all that any model can be told
-        warnings.warn(
-            f"{WHAT} holds {', '.join(sorted(unknown))}: no option that is known, and left out",
-            stacklevel=2,
-        )
     told = {k: v for k, v in told.items() if k in known and v is not None}
     config = construct(WHAT, CLIPTextConfig, told | {"with_projection": with_projection})
     if config.eos_token_id == 2 and config.vocab_size > END + 1:

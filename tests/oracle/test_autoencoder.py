@@ -38,7 +38,9 @@ def both(fields, **options):
     network = their_network(fields)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # all that diffusers says of it is known
-        config = autoencoder.config_of(dict(network.config) | {"_class_name": type(network).__name__})
+        config = autoencoder.config_of(
+            dict(network.config) | {"_class_name": type(network).__name__}
+        )
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     params = autoencoder.to_params(state, config)
     return network, type(autoencoder.codec(config))(params, config, **options)

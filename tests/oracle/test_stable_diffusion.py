@@ -12,7 +12,10 @@ from stable_diffusion_oracle import PROMPTS, agree, folder, opened, to_torch, to
 
 import skipjax
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("compiled_in_a_hurry"),
+]
 NEGATIVE = "blurry (snow)"
 SAMPLERS = {
     "ddim": {"_class_name": "DDIMScheduler"},

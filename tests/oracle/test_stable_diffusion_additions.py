@@ -13,7 +13,10 @@ from stable_diffusion_oracle import agree, folder, opened, torch
 
 import skipjax
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("compiled_in_a_hurry"),
+]
 RANK, ALPHA, SCALE = 3, 2.0, 0.8
 ASKED = {"guidance_scale": 7.5, "negative_prompt": "blurry"}
 

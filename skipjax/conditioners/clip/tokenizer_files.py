@@ -43,10 +43,9 @@ def read(folder: Path) -> dict[str, Any]:
             added[i] = _token(name, special=name in special)
         for token in (whole or {}).get("added_tokens", ()):
             added[token["id"]] = _token(token)
-    known = {token["content"]: token for _, token in sorted(added.items())}
-    for token in tasks.values():
-        one = _token(token, special=True)
-        known.setdefault(one["content"], one)
+    # Of one token with two tasks the last counts: one that only pads is found as it is written.
+    known = {one["content"]: one for one in (_token(t, special=True) for t in tasks.values())}
+    known |= {token["content"]: token for _, token in sorted(added.items())}
     length = config.get("model_max_length")
     named = {_TASKS[task]: _token(token)["content"] for task, token in tasks.items()}
     return named | {

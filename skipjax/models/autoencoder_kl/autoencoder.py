@@ -14,7 +14,7 @@ from skipjax.models.autoencoder_kl.config import AutoencoderKLArguments
 from skipjax.models.blocks import GroupNorm
 from skipjax.models.config import FlaxConfig
 from skipjax.models.conv import Conv
-from skipjax.models.unet2d.blocks import DownBlock, MidBlock, OverPixels, Parts, UpBlock
+from skipjax.models.unet2d.blocks import DownBlock, MidBlock, Parts, UpBlock
 
 EPS = 1e-6  # of all its group norms
 
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         h = Conv(config.block_out_channels[0], dtype=parts.dtype, name="conv_in")(x)
         for i, level in enumerate(config.encoder):
             h = DownBlock(parts, level, name=f"down_blocks_{i}")(h)[-1]
-        h = _middle(config, parts)(h)
+        h = MidBlock(parts, config.middle, name="mid_block")(h)
         return _last(parts, 2 * config.latent_channels, h)
 
 
@@ -131,15 +131,10 @@ class Decoder(nn.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         config, parts = self.config, self.parts
         h = Conv(config.block_out_channels[-1], dtype=parts.dtype, name="conv_in")(z)
-        h = _middle(config, parts)(h)
+        h = MidBlock(parts, config.middle, name="mid_block")(h)
         for i, level in enumerate(config.decoder):
             h = UpBlock(parts, level, name=f"up_blocks_{i}")(h)
         return _last(parts, config.out_channels, h)
-
-
-def _middle(config: AutoencoderKLConfig, parts: Parts) -> nn.Module:
-    attends = OverPixels(None, config.norm_num_groups) if config.mid_block_add_attention else None
-    return MidBlock(parts, attends, name="mid_block")
 
 
 def _last(parts: Parts, channels: int, h: jax.Array) -> jax.Array:

@@ -144,12 +144,20 @@ class AutoencoderKLArguments:
         attending = [UP[kind] for kind in self.up_block_types]
         return self._levels(self.block_out_channels[::-1], attending, 1)
 
+    @property
+    def middle(self) -> OverPixels | None:
+        """What attends in the middle of either half, where anything does."""
+        return self._attention if self.mid_block_add_attention else None
+
+    @property
+    def _attention(self) -> OverPixels:
+        return OverPixels(None, self.norm_num_groups)
+
     def _levels(self, widths, attending, more: int) -> tuple[Level, ...]:
         layers, last = self.layers_per_block + more, len(widths) - 1
-        attention = OverPixels(None, self.norm_num_groups)
         return tuple(
-            Level(width, layers, attention if attends else None, "none" if i == last else "conv")
-            for i, (width, attends) in enumerate(zip(widths, attending, strict=True))
+            Level(width, layers, self._attention if yes else None, "none" if i == last else "conv")
+            for i, (width, yes) in enumerate(zip(widths, attending, strict=True))
         )
 
     def scaled(self, z: jax.Array) -> jax.Array:

@@ -127,7 +127,7 @@ class DownBlock(nn.Module):
     def __call__(
         self, h: jax.Array, emb: jax.Array | None = None, context: jax.Array | None = None
     ) -> list[jax.Array]:
-        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E]."""
+        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E], if any."""
         parts, level, features = self.parts, self.level, []
         for i in range(level.layers):
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
@@ -185,7 +185,9 @@ class UpBlock(nn.Module):
         skips: Sequence[jax.Array] | None = None,
         context: jax.Array | None = None,
     ) -> jax.Array:
-        """h [B, 2 H, 2 W, C'], with as many of the last skips beside it as it has layers."""
+        """h [B, 2 H, 2 W, C'], with as many skips beside it as it has layers, the last first; an
+        autoencoder has none.
+        """
         parts, level = self.parts, self.level
         for i in range(level.layers):
             if skips is not None:

@@ -57,6 +57,7 @@ SIDE_OF_V = 96  # of a latent, of Stable Diffusion 2 that predicts v
 REFUSED = {
     "double_blocks.": "Flux",
     "joint_blocks.": "Stable Diffusion 3",
+    ".add_q_proj.": "Stable Diffusion 3 or Flux",
     "clip_txt_mapper.": "Stable Cascade",
     "effnet_mapper.": "Stable Cascade",
     "control_model.": "ControlNet",

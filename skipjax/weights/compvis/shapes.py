@@ -80,7 +80,7 @@ def autoencoder(shape: Shape) -> Fields:
 def text_encoder(shape: Shape, activation: str) -> Fields:
     """The config of a CLIPTextModel, by names without the prefix "text_model."."""
     tokens, width = _of(shape, "embeddings.token_embedding.weight")
-    fields: Fields = {
+    return {
         "vocab_size": tokens,
         "hidden_size": width,
         "intermediate_size": _of(shape, "encoder.layers.0.mlp.fc1.weight")[0],
@@ -88,11 +88,9 @@ def text_encoder(shape: Shape, activation: str) -> Fields:
         "num_attention_heads": max(width // HEAD, 1),
         "max_position_embeddings": _of(shape, "embeddings.position_embedding.weight")[0],
         "hidden_act": activation,
+        "projection_dim": (shape("text_projection.weight") or (width,))[0],
         "eos_token_id": 2,  # as in those that were released: the greatest token is the end
     }
-    if projected := shape("text_projection.weight"):
-        fields["projection_dim"] = projected[0]
-    return fields
 
 
 def _number(shape: Shape, name: str) -> int:

@@ -53,7 +53,7 @@ def save(model: Pretrained, folder: Path) -> None:
     (folder / "scheduler").mkdir()
     _write(folder / "scheduler" / files.SCHEDULER, said)
     index["scheduler"] = ["diffusers", said["_class_name"]]
-    encoders = [name for name in index if name in files.ENCODERS]
+    encoders = [name for name in files.ENCODERS if files.class_of(index, name)]
     for part in told:
         if isinstance(part, ClipText):
             for encoder, tokenizer in zip(encoders, part.tokenizers, strict=False):
