@@ -70,6 +70,7 @@ def relay(
     words = {name: value for name, value in words.items() if value is not None}
     ids = as_ids(num, ids, samplers[0].number_of(words) or 4)
     z: Any = None
+    model: Any = None
     rows = 0
     for sampler in samplers:
         condition, _ = sampler.condition(words, key, ids)
@@ -86,7 +87,7 @@ def relay(
             dtype=sampler.dtype,
         )[: len(ids)]
         rows = plan.nfe
-    return finite(decode(samplers[-1].model, z), ids)
+    return finite(decode(model, z), ids)
 
 
 def _behind(rows: int, plan: Plan) -> Plan:

@@ -8,13 +8,14 @@ import tyro
 from tqdm import tqdm
 
 from skipjax import jobs
+from skipjax.cli.options import Weights
 from skipjax.jobs import Job
 
 FAULTY = 1  # exit code of a job that something is wrong with
 
 
 @dataclass(frozen=True)
-class Asked(Job):
+class Asked(Job, Weights):
     """A job whose classes may be given as --label, too, as other commands take one."""
 
     labels: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--label",))] = Job.labels

@@ -67,7 +67,7 @@ def estimate(
     """
     place, at = workers.worker(worker, num_workers), storage.store(out)
     resolved = resolve(job, sharding.mesh(model=split) if split > 1 else None)
-    layout = Layout(job.num, job.shard_size, job.format)
+    layout = Layout(resolved.num, job.shard_size, job.format)
     left = [shard for shard in range(layout.count) if place.owns(shard)]
     if agreed := record.same(at, resolved):
         resolved, shards = agreed
@@ -80,7 +80,8 @@ def estimate(
     floats = np.asarray(jax.block_until_ready(drawn)[-1])
     rate = TIMED * program.batch / (time.perf_counter() - began)
     pixels = images.to_uint8(np.nan_to_num(floats))
-    size = len(encode(Pictures(ids, pixels, resolved.labels(ids)), layout.format)) / len(ids)
+    some = Pictures(ids, pixels, resolved.labels(ids), resolved.captions(ids))
+    size = len(encode(some, layout.format)) / len(ids)
     num = sum(len(layout.ids(shard)) for shard in left)
     return Estimate(
         num, len(left), int(size * num), program.batch, program.memory, rate, num / rate

@@ -22,7 +22,7 @@ class Program:
         resolved: The job.
         report: Told what happens.
         batch: Pictures at a time; more where their number must divide by that of the devices.
-            Default: 16 for each device.
+            Default: 16 for each device, or all of them.
         devices: Where to compute, each with a copy of the weights; as in `skipjax.sample`.
 
     Attributes:
@@ -41,7 +41,8 @@ class Program:
         devices: Sequence[jax.Device] | None = None,
     ):
         self._resolved, self._report, self._devices = resolved, report, devices
-        self.batch = batch or PER_DEVICE * len(devices or jax.devices())
+        default = PER_DEVICE * len(devices or jax.devices())
+        self.batch = batch or min(default, resolved.num)
         self.memory: int | None = None
         try:
             self._compile()

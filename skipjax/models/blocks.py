@@ -99,7 +99,7 @@ class ResBlock(nn.Module):
     """norm, SiLU, [resample], conv; embedding; norm, SiLU, dropout, conv; plus a skip path.
 
     diffusers' ResnetBlock2D is the same with other numbers: another activation than SiLU, other
-    norms, and a sum that is divided by `divisor`.
+    norms, and a sum that is divided by `divisor`. An autoencoder has no embedding.
     """
 
     channels: int
@@ -113,21 +113,24 @@ class ResBlock(nn.Module):
     divisor: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, emb: jax.Array | None = None) -> jax.Array:
         resample, activation = RESAMPLE[self.resample], ACTIVATIONS[self.activation]
         h = activation(GroupNorm(self.groups, self.eps, name="in_layers_0")(x))
         h, x = resample(h), resample(x)
         h = Conv(self.channels, dtype=self.dtype, name="in_layers_2")(h)
 
-        width = 2 * self.channels if self.scale_shift else self.channels
-        emb = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
-        emb = emb.astype(h.dtype)[:, None, None, :]
         norm = GroupNorm(self.groups, self.eps, name="out_layers_0")
-        if self.scale_shift:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = norm(h) * (1 + scale) + shift
+        if emb is None:
+            h = norm(h)
         else:
-            h = norm(h + emb)
+            width = 2 * self.channels if self.scale_shift else self.channels
+            told = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
+            told = jnp.asarray(told, h.dtype)[:, None, None, :]
+            if self.scale_shift:
+                scale, shift = jnp.split(told, 2, axis=-1)
+                h = norm(h) * (1 + scale) + shift
+            else:
+                h = norm(h + told)
         h = nn.Dropout(self.dropout, deterministic=False)(activation(h))
         zeros = nn.initializers.zeros
         h = Conv(self.channels, dtype=self.dtype, kernel_init=zeros, name="out_layers_3")(h)
@@ -214,14 +217,25 @@ class Fourier(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Linear, SiLU, linear, in float32 and in diffusers' names; to [B, channels]."""
+    """Linear, activation, linear, in float32 and in diffusers' names; to [B, channels].
+
+    Args:
+        channels: Width of the result.
+        activation: A name in `ACTIVATIONS`.
+    """
 
     channels: int
+    activation: str = "silu"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, beside: jax.Array | None = None) -> jax.Array:
+        """Embeds x [B, C], and what is told beside it, if anything is, [B, C']."""
+        if beside is not None:
+            told = nn.Dense(x.shape[-1], use_bias=False, dtype=jnp.float32, name="cond_proj")
+            x = x + told(beside)
         h = nn.Dense(self.channels, dtype=jnp.float32, name="linear_1")(x)
-        return nn.Dense(self.channels, dtype=jnp.float32, name="linear_2")(nn.silu(h))
+        h = ACTIVATIONS[self.activation](h)
+        return nn.Dense(self.channels, dtype=jnp.float32, name="linear_2")(h)
 
 
 class Downsample(nn.Module):

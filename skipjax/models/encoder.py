@@ -87,6 +87,27 @@ class Encoder:
         return block(heads, config.use_new_attention_order, self.dtype, name=name)(h)
 
 
+def check_keys(config: Any, condition: dict[str, jax.Array] | None) -> dict[str, jax.Array]:
+    """A condition that holds what the network takes, and nothing else.
+
+    Args:
+        config: With `takes`.
+        condition: None is an empty one.
+
+    Raises:
+        ValueError: If something is missing or not wanted; says what.
+    """
+    given = dict(condition or {})
+    wrong = [f"lacks {key}" for key in config.takes if key not in given]
+    wrong += [f"holds {key}" for key in given if key not in config.takes]
+    if wrong:
+        raise ValueError(
+            f"the condition {' and '.join(wrong)}: this network takes "
+            f"{', '.join(config.takes) or 'none'}"
+        )
+    return given
+
+
 def check_pictures(config: Any, x: jax.Array) -> None:
     """Checks that x is [B, H, W, C] with sizes that the network can take.
 

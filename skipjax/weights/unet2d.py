@@ -56,7 +56,7 @@ def to_params(
         ValueError: If a name is missing or unexpected, or a shape another one; says which.
     """
     return layout.to_params(
-        _with_newer_names(state_dict),
+        with_newer_names(state_dict),
         param_shapes(config),
         name,
         convert,
@@ -77,20 +77,7 @@ def config_of(fields: Mapping[str, Any]) -> UNet2DConfig:
         ValueError: For an option that is not supported, a value of another type, or no
             sample_size.
     """
-    known = {field.name for field in dataclasses.fields(UNet2DConfig)}
-    told = {k: v for k, v in fields.items() if k[:1] != "_"}
-    if unknown := [k for k in told if k not in known]:
-        warnings.warn(
-            f"the config of UNet2DModel holds {', '.join(unknown)}: no option that is known, and "
-            "left out",
-            stacklevel=2,
-        )
-    told = {k: v for k, v in told.items() if k in known}
-    if told.get("sample_size") is None:
-        raise ValueError(
-            "the config of UNet2DModel lacks sample_size: say in it how many pixels its pictures "
-            "have, 64 or [64, 96]"
-        )
+    told = known_fields(UNet2DConfig, "UNet2DModel", fields)
     for option in ("down_block_types", "up_block_types"):
         if isinstance(kinds := told.get(option), list):  # UNetResDownBlock2D, before it was named
             told[option] = [str(kind).removeprefix("UNetRes") for kind in kinds]
@@ -100,6 +87,33 @@ def config_of(fields: Mapping[str, Any]) -> UNet2DConfig:
     config = construct("the config of UNet2DModel", UNet2DConfig, told)
     more = max(config.in_channels - config.out_channels, 0)
     return dataclasses.replace(config, concat_channels=told.get("concat_channels", more))
+
+
+def known_fields(part: type, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a config.json that a config has; others are named in a warning.
+
+    Args:
+        part: The config, a dataclass with a sample_size.
+        name: Of diffusers' class.
+        fields: Of the file. Those that begin with "_" say nothing of the network.
+
+    Raises:
+        ValueError: If there is no sample_size.
+    """
+    known = {field.name for field in dataclasses.fields(part)}
+    told = {k: v for k, v in fields.items() if k[:1] != "_"}
+    if unknown := [k for k in told if k not in known]:
+        warnings.warn(
+            f"the config of {name} holds {', '.join(unknown)}: no option that is known, and "
+            "left out",
+            stacklevel=3,
+        )
+    if told.get("sample_size") is None:
+        raise ValueError(
+            f"the config of {name} lacks sample_size: say in it how many pixels what it denoises "
+            "has, 64 or [64, 96]"
+        )
+    return {k: v for k, v in told.items() if k in known}
 
 
 def model(config: UNet2DConfig, name: str) -> Pretrained:
@@ -125,7 +139,7 @@ def name(path: tuple[str, ...]) -> str:
     return ".".join([*names, "bias" if leaf == "bias" else "weight"])
 
 
-def _with_newer_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def with_newer_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict whose attention has the newer names; one that has both names keeps both, and
     does not fit.
     """

@@ -4,6 +4,7 @@ Arrays are NHWC. Residual blocks and resampling are ADM's, and keep its names in
 (`models.blocks`); around them the names are diffusers', `_0` for `.0`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -28,7 +29,6 @@ class Parts:
         eps: Of group norms.
         activation: Of residual blocks, a name in `blocks.ACTIVATIONS`.
         scale_shift: Whether the embedding scales and shifts, or is added.
-        head_width: Channels of an attention head; None for one head of all.
         padding: Of strided convolutions, a key of `PADDING`.
         dropout: Rate inside residual blocks; 0 where the network is not being trained.
         dtype: What the blocks compute in.
@@ -39,7 +39,6 @@ class Parts:
     eps: float = 1e-5
     activation: str = "silu"
     scale_shift: bool = False
-    head_width: int | None = None
     padding: int = 1
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
@@ -63,13 +62,42 @@ class Parts:
             name=name,
         )
 
-    def attention(
-        self, channels: int, name: str, groups: int | None, divisor: float = 1.0
-    ) -> nn.Module:
-        """Attention over `channels`, with a norm of so many groups before it, or none."""
-        block = nn.remat(Attention) if self.remat else Attention
+
+# What attends behind a residual block: called inside `nn.compact`, with the parts of the network,
+# what the block gave [B, H, W, C], the context that the network was given (None where it takes
+# none), and the block's number in its level.
+Attends = Callable[[Parts, jax.Array, jax.Array | None, int], jax.Array]
+
+
+@dataclass(frozen=True)
+class OverPixels:
+    """Attention of the pixels to each other.
+
+    Args:
+        head_width: Channels of a head; None for one head of all.
+        groups: Of the norm before it; None for none.
+        divisor: Of the residual sum.
+    """
+
+    head_width: int | None
+    groups: int | None = GROUPS
+    divisor: float = 1.0
+
+    def __call__(
+        self, parts: Parts, h: jax.Array, context: jax.Array | None, number: int
+    ) -> jax.Array:
+        block = nn.remat(Attention) if parts.remat else Attention
+        channels = h.shape[-1]
         width = self.head_width or channels
-        return block(channels // width, width, groups, self.eps, divisor, self.dtype, name=name)
+        return block(
+            channels // width,
+            width,
+            self.groups,
+            parts.eps,
+            self.divisor,
+            parts.dtype,
+            name=f"attentions_{number}",
+        )(h)
 
 
 @dataclass(frozen=True)
@@ -79,13 +107,13 @@ class Level:
     Args:
         channels: Width of its blocks.
         layers: How many residual blocks it has.
-        attends: Whether attention follows each of them.
+        attends: What follows each of them, where anything does.
         resample: How it goes on to the next size: "conv", "resnet", or "none" at the last.
     """
 
     channels: int
     layers: int
-    attends: bool
+    attends: Attends | None
     resample: str
 
 
@@ -96,13 +124,15 @@ class DownBlock(nn.Module):
     level: Level
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array) -> list[jax.Array]:
-        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E]."""
+    def __call__(
+        self, h: jax.Array, emb: jax.Array | None = None, context: jax.Array | None = None
+    ) -> list[jax.Array]:
+        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E], if any."""
         parts, level, features = self.parts, self.level, []
         for i in range(level.layers):
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
-            if level.attends:
-                h = parts.attention(level.channels, f"attentions_{i}", parts.groups)(h)
+            if level.attends is not None:
+                h = level.attends(parts, h, context, i)
             features.append(h)
         if level.resample == "resnet":
             features.append(parts.res_block(level.channels, "downsamplers_0", "down")(h, emb))
@@ -118,22 +148,26 @@ class MidBlock(nn.Module):
 
     Args:
         parts: As everywhere in the network.
-        attends: Whether there is attention.
-        groups: Of its norm; None for none.
-        divisor: Of every residual sum.
+        attends: What is between the residual blocks, where anything is.
+        divisor: Of the residual sums of residual blocks.
+        alone: Whether the first residual block is all there is.
     """
 
     parts: Parts
-    attends: bool = True
-    groups: int | None = GROUPS
+    attends: Attends | None
     divisor: float = 1.0
+    alone: bool = False
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
+    def __call__(
+        self, h: jax.Array, emb: jax.Array | None = None, context: jax.Array | None = None
+    ) -> jax.Array:
         parts, channels = self.parts, h.shape[-1]
         h = parts.res_block(channels, "resnets_0", divisor=self.divisor)(h, emb)
-        if self.attends:
-            h = parts.attention(channels, "attentions_0", self.groups, self.divisor)(h)
+        if self.alone:
+            return h
+        if self.attends is not None:
+            h = self.attends(parts, h, context, 0)
         return parts.res_block(channels, "resnets_1", divisor=self.divisor)(h, emb)
 
 
@@ -144,16 +178,61 @@ class UpBlock(nn.Module):
     level: Level
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array, skips: list[jax.Array]) -> jax.Array:
-        """h [B, 2 H, 2 W, C'], with as many of the last skips beside it as it has layers."""
+    def __call__(
+        self,
+        h: jax.Array,
+        emb: jax.Array | None = None,
+        skips: Sequence[jax.Array] | None = None,
+        context: jax.Array | None = None,
+    ) -> jax.Array:
+        """h [B, 2 H, 2 W, C'], with as many skips beside it as it has layers, the last first; an
+        autoencoder has none.
+        """
         parts, level = self.parts, self.level
-        for i, skip in enumerate(reversed(skips)):
-            h = jnp.concatenate([h, skip], axis=-1)
+        for i in range(level.layers):
+            if skips is not None:
+                h = jnp.concatenate([h, skips[-1 - i]], axis=-1)
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
-            if level.attends:
-                h = parts.attention(level.channels, f"attentions_{i}", parts.groups)(h)
+            if level.attends is not None:
+                h = level.attends(parts, h, context, i)
         if level.resample == "resnet":
             return parts.res_block(level.channels, "upsamplers_0", "up")(h, emb)
         if level.resample == "conv":
             return Upsample(dtype=parts.dtype, name="upsamplers_0")(h)
         return h
+
+
+def through(
+    h: jax.Array,
+    emb: jax.Array,
+    context: jax.Array | None,
+    *,
+    parts: Parts,
+    encoder: Sequence[Level],
+    middle: MidBlock | None,
+    decoder: Sequence[Level],
+) -> jax.Array:
+    """What the levels make of h: down, across and up again, inside `nn.compact`.
+
+    Args:
+        h: [B, H, W, C], as wide as the finest level.
+        emb: Of the time and what else is told, float32 [B, E].
+        context: What attention reads, [B, L, D]; None where it reads nothing.
+        parts: As everywhere in the network.
+        encoder: Levels, finest first.
+        middle: The block between them, named "mid_block"; None for none.
+        decoder: Levels, coarsest first.
+
+    Returns:
+        [B, H, W, width of the decoder's last level].
+    """
+    features = [h]
+    for i, level in enumerate(encoder):
+        features += DownBlock(parts, level, name=f"down_blocks_{i}")(features[-1], emb, context)
+    h = features[-1]
+    if middle is not None:
+        h = middle(h, emb, context)
+    for i, level in enumerate(decoder):
+        features, skips = features[: -level.layers], features[-level.layers :]
+        h = UpBlock(parts, level, name=f"up_blocks_{i}")(h, emb, skips, context)
+    return h

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipjax.models.blocks import ACTIVATIONS
-from skipjax.models.unet2d.blocks import PADDING, Level
+from skipjax.models.unet2d.blocks import PADDING, Level, OverPixels
 
 # Whether a level attends, and how it goes on to the next size; None as the config says.
 DOWN = {
@@ -150,7 +150,7 @@ class UNet2DArguments:
                 f"attn_norm_num_groups is {in_middle}: it must divide the last width, {widths[-1]}"
             )
         head, levels = self.attention_head_dim, (*self.encoder, *self.decoder)
-        attending = [level.channels for level in levels if level.attends]
+        attending = [level.channels for level in levels if level.attends is not None]
         attending += [widths[-1]] if self.add_attention else []
         least = min(attending, default=max(widths))
         if head is not None and not 1 <= head <= least:
@@ -202,16 +202,20 @@ class UNet2DArguments:
     def _levels(self, widths, kinds, resample: str, more: int) -> tuple[Level, ...]:
         ways = [way or resample for _, way in kinds[:-1]] + ["none"]
         layers = self.layers_per_block + more
+        over_pixels = OverPixels(self.attention_head_dim, self.norm_num_groups)
         return tuple(
-            Level(width, layers, attends, way)
+            Level(width, layers, over_pixels if attends else None, way)
             for width, (attends, _), way in zip(widths, kinds, ways, strict=True)
         )
 
     @property
-    def middle_groups(self) -> int | None:
-        """Groups of the norm before attention in the middle; None where it has none."""
+    def middle(self) -> OverPixels | None:
+        """Attention in the middle, where there is any."""
+        if not self.add_attention:
+            return None
         plain = self.resnet_time_scale_shift == "default"
-        return self.attn_norm_num_groups or (self.norm_num_groups if plain else None)
+        groups = self.attn_norm_num_groups or (self.norm_num_groups if plain else None)
+        return OverPixels(self.attention_head_dim, groups, self.mid_block_scale_factor)
 
     @property
     def embedding_channels(self) -> int:

@@ -12,9 +12,10 @@ from jax.typing import DTypeLike
 from skipjax.models.blocks import Fourier, GroupNorm, TimeEmbedding, timestep_embedding
 from skipjax.models.config import FlaxConfig, evaluate
 from skipjax.models.conv import Conv
-from skipjax.models.encoder import beside, check_pictures
-from skipjax.models.unet2d.blocks import DownBlock, MidBlock, Parts, UpBlock
+from skipjax.models.encoder import beside, check_keys, check_pictures
+from skipjax.models.unet2d.blocks import MidBlock, Parts, through
 from skipjax.models.unet2d.config import UNet2DArguments
+from skipjax.models.unet2d.embeddings import embed_class
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,8 @@ class UNet2DConfig(UNet2DArguments, FlaxConfig):
         Raises:
             ValueError: For a condition that is missing, not wanted, or of another shape.
         """
-        given = condition or {}
-        wrong = [f"lacks {key}" for key in self.takes if key not in given]
-        wrong += [f"holds {key}" for key in given if key not in self.takes]
-        if wrong:
-            raise ValueError(
-                f"the condition {' and '.join(wrong)}: this network takes "
-                f"{', '.join(self.takes) or 'none'}"
-            )
-        return evaluate(self.module(dtype, remat), params, (x, t, dict(given)), dropout)
+        given = check_keys(self, condition)
+        return evaluate(self.module(dtype, remat), params, (x, t, given), dropout)
 
     def module(self, dtype: DTypeLike = jnp.float32, remat: bool = False) -> Any:
         """The Flax module."""
@@ -107,7 +101,6 @@ class UNet2D(nn.Module):
             eps=config.norm_eps,
             activation=config.act_fn,
             scale_shift=config.resnet_time_scale_shift == "scale_shift",
-            head_width=config.attention_head_dim,
             padding=config.downsample_padding,
             dropout=config.dropout if train else 0.0,
             dtype=self.dtype,
@@ -119,17 +112,13 @@ class UNet2D(nn.Module):
         if config.center_input_sample:
             x = 2 * x - 1
 
-        features = [Conv(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(x)]
-        for i, level in enumerate(config.encoder):
-            features += DownBlock(parts, level, name=f"down_blocks_{i}")(features[-1], emb)
-        h = features[-1]
+        h = Conv(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(x)
+        middle = None
         if config.mid_block_type is not None:
-            groups, divisor = config.middle_groups, config.mid_block_scale_factor
-            middle = MidBlock(parts, config.add_attention, groups, divisor, name="mid_block")
-            h = middle(h, emb)
-        for i, level in enumerate(config.decoder):
-            features, skips = features[: -level.layers], features[-level.layers :]
-            h = UpBlock(parts, level, name=f"up_blocks_{i}")(h, emb, skips)
+            divisor = config.mid_block_scale_factor
+            middle = MidBlock(parts, config.middle, divisor, name="mid_block")
+        levels = {"encoder": config.encoder, "middle": middle, "decoder": config.decoder}
+        h = through(h, emb, None, parts=parts, **levels)
 
         h = GroupNorm(parts.groups, parts.eps, name="conv_norm_out")(h.astype(jnp.float32))
         zeros = nn.initializers.zeros
@@ -142,17 +131,8 @@ class UNet2D(nn.Module):
         config, width = self.config, self.config.embedding_channels
         project = self._projection()
         emb = TimeEmbedding(width, name="time_embedding")(project(t))
-        if "embedding" in condition:
-            return emb + condition["embedding"].astype(jnp.float32)
-        if "label" not in condition:
-            return emb
-        label = condition["label"]
-        if config.class_embed_type == "timestep":
-            return emb + TimeEmbedding(width, name="class_embedding")(project(label))
-        assert config.num_classes is not None  # or it would take no labels
-        normal = nn.initializers.normal(1.0)
-        table = nn.Embed(config.num_classes, width, embedding_init=normal, name="class_embedding")
-        return emb + table(label).astype(jnp.float32)
+        told = embed_class(config, condition, project)
+        return emb if told is None else emb + told
 
     def _projection(self) -> Callable[[jax.Array], jax.Array]:
         """From times, [B], to what is embedded of them, float32 [B, C]."""
