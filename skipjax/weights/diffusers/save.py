@@ -89,7 +89,10 @@ def _class(config: Any) -> str:
     """What diffusers or transformers call a network."""
     if isinstance(config, CLIPTextConfig):
         return "CLIPTextModelWithProjection" if config.with_projection else "CLIPTextModel"
-    return next(cls for cls, kind in registry.WRITTEN.items() if kind is type(config))
+    for cls, kind in registry.WRITTEN.items():
+        if kind is type(config):
+            return cls
+    raise ValueError(f"names of {type(config).__name__} in diffusers are not known")
 
 
 def _config(config: Any, cls: str) -> dict[str, Any]:
