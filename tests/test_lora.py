@@ -94,6 +94,17 @@ def processor(module):
     return f"{head}attn1.processor.to_q_lora{tail}"
 
 
+def test_kohyas_files_and_those_of_other_networks(folder, plain, tmp_path):
+    modules = [f"unet.{CONV}", f"text_encoder.{TEXT}"]
+    pairs, file = pairs_for(plain, modules), tmp_path / "mine.safetensors"
+    ends = (".lora_down.weight", ".lora_up.weight")
+    written(file, pairs, kohya, ends, alpha=1.0)
+    check(skipjax.load(folder, loras={file: 0.8}), plain, pairs, 0.8 / RANK)
+    with pytest.raises(ValueError, match="1 of its 2 modules are not in unet: lora_te_text_model"):
+        skipjax.load(folder / "unet", loras=[file])
+
+
+@pytest.mark.slow
 def test_every_kind_of_file(folder, plain, tmp_path, subtests):
     modules = [f"unet.{m}" for m in (Q, OUT, CONV, HALVED)] + [f"text_encoder.{TEXT}"]
     pairs = pairs_for(plain, modules)
@@ -175,6 +186,7 @@ def test_merged_before_weights_are_rounded_and_into_our_own_folders(folder, plai
         np.testing.assert_array_equal(ours[key], tensor)
 
 
+@pytest.mark.slow
 def test_what_is_refused(folder, plain, tmp_path, subtests):
     shape = plain[f"unet.{Q}.weight"].shape
     down, up = pair(shape)

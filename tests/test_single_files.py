@@ -176,6 +176,7 @@ def test_a_vocabulary_is_looked_for(place, tmp_path, monkeypatch):
     assert skipjax.load(file).conditioner.tokenizers
 
 
+@pytest.mark.slow
 def test_networks_alone(place, tmp_path, subtests):
     folder = place("sd1")
     unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import single_files as single
 
+import skipjax
 from skipjax.conditioners import Given, parts
-from skipjax.weights import cards, components
+from skipjax.weights import cards, checksums, components, loading
 
 FOLDER = cards.BUNDLED / "stable_diffusion"
 CARDS = {path.stem: cards.read(path) for path in sorted(FOLDER.glob("*.json"))}
@@ -31,3 +33,16 @@ def test_every_card_is_of_a_pipeline_and_is_found_by_its_names():
 def test_parameters_are_as_many_as_the_cards_say():
     for card in CARDS.values():
         assert components.parameters(cards.model(card)) == card["networks"]
+
+
+@pytest.mark.slow
+def test_what_a_card_knows_of_a_single_file_is_taken(tmp_path):
+    folder = single.folder(tmp_path / "sd2", "sd2")
+    file = single.write(
+        tmp_path / "v2-1_768-ema-pruned.safetensors", single.tensors(folder, "sd2")
+    )
+    model = skipjax.load(file, tokenizer=folder)
+    known = cards.model(CARDS["stable-diffusion-2-1"])
+    assert model.process == known.process and model.process.parameterization == "v"
+    assert model.scheduler == known.scheduler and model.network.sample_size == 96
+    assert loading.sha256(str(file)) == checksums.sha256(file)

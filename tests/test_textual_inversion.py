@@ -57,6 +57,7 @@ def test_every_kind_of_file(folder, tmp_path, subtests):
         assert np.isfinite(said).all()
 
 
+@pytest.mark.slow
 def test_what_is_refused(folder, tmp_path, subtests):
     file = tmp_path / "fox.safetensors"
     for case, content, words in (

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 import tyro
 
+from skipjax.cli.options import Repeated
 from skipjax.weights import converting, lora
 
 
@@ -32,8 +33,9 @@ class Convert:
     """Of weights that diffusers wrote, such as fp16."""
     to: Literal["skipjax", "diffusers"] = "skipjax"
     """What to write."""
-    lora: tuple[str, ...] = ()
-    """Files of LoRAs to merge, each with its scale: PATH:0.8."""
+    lora: Repeated = ()
+    """A file of a LoRA to merge into the weights, PATH or PATH:SCALE; several by several
+    --lora."""
     tokenizer: Path | None = None
     """Folder of the vocabulary of a single file, of a tokenizer or of a pipeline."""
     prediction: Literal["eps", "v"] | None = None

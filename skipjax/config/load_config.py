@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sharding import Placement
-from skipjax.weights import loading
+from skipjax.weights import loading, lora, vocabularies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,10 @@ class LoadConfig:
     --lora."""
     embedding: tuple[str, ...] = ()
     """A file of a textual inversion, TOKEN=PATH; several by several --embedding."""
+    tokenizer: str | None = None
+    """Folder of the vocabulary of a single file's prompts, of a tokenizer or of a pipeline."""
+    prediction: Literal["eps", "v"] | None = None
+    """What the network of a single file predicts. Default: what the file says, or seems to."""
 
     def load(
         self,
@@ -47,9 +51,10 @@ class LoadConfig:
             ValueError: As `skipjax.load` does; or if it is no network that draws.
         """
         given: dict[str, Any] = {"key": self.key, "revision": self.revision}
-        given |= {"variant": self.variant}
+        given |= {"variant": self.variant, "tokenizer": self.tokenizer}
+        given |= {"prediction": self.prediction}
         if self.lora:
-            given["loras"] = dict(map(_lora, self.lora))
+            given["loras"] = dict(map(lora.parse, self.lora))
         if self.embedding:
             given["embeddings"] = dict(map(_embedding, self.embedding))
         model = loading.load(checkpoint, card=card, sharding=sharding, **given)
@@ -67,21 +72,14 @@ class LoadConfig:
             "key": self.key,
         }
         if self.lora:
-            loras = map(_lora, self.lora)
+            loras = map(lora.parse, self.lora)
             known["loras"] = [{"sha256": _sha256(p), "scale": scale} for p, scale in loras]
         if self.embedding:
             some = map(_embedding, self.embedding)
             known["embeddings"] = {token: _sha256(path) for token, path in some}
+        if self.tokenizer is not None:
+            known["tokenizer"] = vocabularies.read(self.tokenizer).digest
         return known
-
-
-def _lora(text: str) -> tuple[str, float]:
-    """PATH or PATH:SCALE."""
-    path, colon, scale = text.rpartition(":")
-    try:
-        return (path, float(scale)) if colon else (text, 1.0)
-    except ValueError:  # a colon of the path's own
-        return text, 1.0
 
 
 def _embedding(text: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Any checkpoint by what people call it: a path, a bundled name, a name of the hub."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -232,7 +233,8 @@ def describe(checkpoint: str | Path, revision: str | None = None) -> Card:
 
 def sha256(checkpoint: str, revision: str | None = None, variant: str | None = None) -> str:
     """The checksum of a checkpoint's weights, whatever it is."""
-    found = find(checkpoint, revision, variant)
+    with warnings.catch_warnings(action="ignore"):  # loading says it
+        found = find(checkpoint, revision, variant)
     return found.sha256() if isinstance(found, Found) else checksums.of_weights(found)
 
 

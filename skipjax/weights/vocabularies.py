@@ -36,7 +36,7 @@ def complete(path: Path, model: Pretrained, given: str | Path | None = None) -> 
         return model
     if text.tokenizers and given is None:
         return model
-    one = _find(given)
+    one = _known() if given is None else read(given)
     if one is None:
         warnings.warn(
             f"{path} holds no vocabulary, and the hub's cache none of {KNOWN}: prompts need "
@@ -51,21 +51,29 @@ def complete(path: Path, model: Pretrained, given: str | Path | None = None) -> 
     )
 
 
-def _find(given: str | Path | None) -> Tokenizer | None:
-    if given is None:
-        folder = hub.cached(KNOWN)
-    elif Path(given).exists() or not hub.is_name(str(given)):
-        folder = Path(given)
-    else:
-        folder = hub.cached(str(given))
+def read(given: str | Path) -> Tokenizer:
+    """The tokenizer of a folder, as `complete` takes it.
+
+    Raises:
+        ValueError: If it holds no vocabulary.
+    """
+    local = Path(given).exists() or not hub.is_name(str(given))
+    found = _of_folder(Path(given) if local else hub.cached(str(given)))
+    if found is None:
+        raise ValueError(
+            f"tokenizer is {str(given)!r}, which holds no vocabulary: it must be a folder with "
+            "vocab.json and merges.txt, or tokenizer.json; or a pipeline's"
+        )
+    return found
+
+
+def _known() -> Tokenizer | None:
+    return _of_folder(hub.cached(KNOWN))
+
+
+def _of_folder(folder: Path | None) -> Tokenizer | None:
+    """The tokenizer in a folder, or in one of its components; None where there is none."""
     names = set() if folder is None else files.listing(folder)
     places = ("", *(f"{name}/" for name in files.TOKENIZERS))
     place = next((place for place in places if files.vocabulary(names, place)), None)
-    if folder is not None and place is not None:
-        return Tokenizer.read(folder / place)
-    if given is None:
-        return None
-    raise ValueError(
-        f"tokenizer is {str(given)!r}, which holds no vocabulary: it must be a folder with "
-        "vocab.json and merges.txt, or tokenizer.json; or a pipeline's"
-    )
+    return None if folder is None or place is None else Tokenizer.read(folder / place)
