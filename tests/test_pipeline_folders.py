@@ -9,6 +9,7 @@ import pipelines
 import pytest
 import tiny_vocabulary
 import torch_writer
+import toy_diffusers as toy
 from safetensors.numpy import load_file, save_file
 
 import skipjax
@@ -199,6 +200,7 @@ def test_info_lists_the_parts(place, capsys, tmp_path):
         assert f"{words}, " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_descriptions_need_no_weights(place, tmp_path):
     folder = place("xl")
     for path in folder.rglob("*"):
@@ -242,6 +244,7 @@ def test_fields_of_configs_that_are_wrong_or_unknown(sd1, subtests):
             pipelines.put(path, said)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_as_diffusers_is_refused(place, tmp_path):
     model = skipjax.load(place("sd1"))
     with pytest.raises(ValueError, match="names of UNetConfig in diffusers are not known"):
@@ -251,3 +254,17 @@ def test_what_cannot_be_written_as_diffusers_is_refused(place, tmp_path):
         diffusers.save(model.replace(params=None), tmp_path / "out")
     with pytest.raises(ValueError, match="is no pipeline: give what has a network"):
         diffusers.save(model.codec, tmp_path / "other")
+
+
+def test_the_autoencoder_of_networks_of_classes_is_read_too(tmp_path):
+    folder = toy.pipeline(
+        tmp_path / "cats",
+        toy.ToyConfig(in_channels=4, num_class_embeds=3),
+        network="transformer",
+        vae=["diffusers", "AutoencoderKL"],
+    )
+    pipelines.component(folder / "vae", "AutoencoderKL", pipelines.VAE)
+    model = skipjax.load(folder)
+    assert isinstance(model.codec, AutoencoderKL) and model.codec.factor == 2
+    assert model.process.bounds is None and model.labels.classes == 3
+    assert skipjax.sample(model, KEY, num=1, label=1, steps=2).shape == (1, 8, 8, 3)
