@@ -65,7 +65,8 @@ class Info:
                 block: sum(leaf.size for leaf in jax.tree.leaves(params))
                 for block, params in shapes.items()
             }
-            said = card | {"networks": networks, "blocks": blocks}
+            several = {"networks": networks} if len(networks) > 1 else {}
+            said = card | several | {"blocks": blocks}
             print(json.dumps(said, indent=2, ensure_ascii=False))
             return
         rows = {"name": card.get("name")} | _parts(model, card, networks)
