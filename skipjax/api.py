@@ -1,8 +1,7 @@
 """Load a network, sample from it."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,102 +14,11 @@ from skipjax.codecs.images import finite
 from skipjax.conditioners.labels import Label
 from skipjax.config import SampleConfig, ScaleLike, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
-from skipjax.models import ClassifierConfig
 from skipjax.plans import Plan
-from skipjax.pretrained import Classifier, Network, Pretrained
+from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sampling import Callback
 from skipjax.schedules import Variance
-from skipjax.sharding import Placement
-from skipjax.weights import loading
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    config: ClassifierConfig | Classifier,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-) -> Classifier: ...
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    config: Network | Pretrained,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-) -> Pretrained: ...
-
-
-@overload
-def load(
-    checkpoint: str | Path,
-    *,
-    card: str | None = None,
-    config: None = None,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-) -> Any: ...
-
-
-def load(
-    checkpoint: str | Path,
-    *,
-    card: str | None = None,
-    config: Network | ClassifierConfig | Pretrained | Classifier | None = None,
-    key: str | None = None,
-    dtype: DTypeLike = jnp.float32,
-    sharding: Placement | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-) -> Pretrained | Classifier:
-    """Loads a checkpoint, after checking its files against the sha256 that is known of them.
-
-    Args:
-        checkpoint: A checkpoint's folder; a folder that diffusers wrote, of a pipeline or of its
-            network alone; a released file of weights, .pt or .safetensors
-            ("256x256_diffusion.pt"), or .pkl of EDM's, which says itself what it holds; a bundled
-            name ("emoji32"); or a name of the Hugging Face hub ("google/ddpm-cifar10-32"), of
-            which only the files that are needed are fetched where its cache does not hold them.
-        card: Name or .json of the card that describes the file; default: found by the file's name.
-        config: What the file holds instead of a card: a `Pretrained` or `Classifier` whose params
-            are None; or just the architecture, and then it is taken to be trained as those of its
-            family are (ADM's: linear schedule, T = 1000, eps).
-        key: Of the weights among other things in the file, such as "ema" or "model.ema"; default:
-            found where only one can be meant.
-        dtype: To keep the weights in: float32, bfloat16 or float16.
-        sharding: Where to put the weights: a `jax.sharding.Sharding` for all, a mesh of
-            `skipjax.sharding.mesh` to split them over, a function from a shape to a sharding, or
-            a pytree of shardings. Each array goes straight there. Default: the first device.
-        revision: Branch, tag or commit of a name of the hub. Default: main.
-        variant: Of weights that diffusers wrote, such as "fp16"; where there is none such, the
-            plain ones are taken, which is said. Default: the plain ones.
-
-    Returns:
-        A `Pretrained`, or for a classifier of noisy pictures a `Classifier`: the weights as a
-        pytree that carries what is known of the network.
-
-    Raises:
-        ValueError: If there is no such checkpoint, a file of it is missing or damaged, the weights
-            do not fit the architecture, or one is not finite; or the hub does not give it.
-    """
-    return loading.load(
-        checkpoint,
-        card=card,
-        config=config,
-        key=key,
-        dtype=dtype,
-        sharding=sharding,
-        revision=revision,
-        variant=variant,
-    )
+from skipjax.weights.loading import load as load
 
 
 def sample(
@@ -131,6 +39,9 @@ def sample(
     classifier: Classifier | str | None = None,
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float | None = None,
+    clip_skip: int | None = None,
+    prompt_weights: bool = False,
+    long_prompts: bool = False,
     steps: str | int | None = None,
     nfe: int | None = None,
     eta: float | None = None,
@@ -145,13 +56,17 @@ def sample(
     progress: bool = False,
     callback: Callback | None = None,
     trajectory: bool = False,
+    latents: bool = False,
+    tiles: int | None = None,
+    vae_dtype: DTypeLike | None = None,
     **words: Any,
 ) -> jax.Array:
     """Draws samples.
 
     A sample depends on `key` and its id alone: not on which others are drawn with it, nor on how
-    many devices. A new key, label, cutoff or eta, another scale or interval of guidance, another
-    threshold, another plan of as many rows: each runs the program that is compiled already.
+    many devices. A new key, label, prompt, cutoff or eta, another scale or interval of guidance,
+    another threshold, another plan of as many rows, other weights: each runs the program that is
+    compiled already.
 
     Args:
         params: What `load` returned. Where its weights lie on a mesh, samples are spread over the
@@ -168,13 +83,17 @@ def sample(
         label: Class, by number or name: one for all, or one per sample. Default: one is drawn for
             each sample from its id. Only where the network or the classifier takes labels.
         prompt: What to draw, in words: one for all, or one per sample; only for a network of text.
-        negative: What to keep away from, in words; only with guidance.
+        negative: What to keep away from, in words, one for all or one per sample; only with
+            guidance of a scale above 1. Default: "", or what else the network was trained with.
         low_res: Pictures to enlarge, [num, h, w, C], float in [-1, 1] or uint8; only for a
             network that does, and needed there.
         size: Height and width of a sample in pixels. Default: what the network was made for.
         guidance: Scale of guidance: by the classifier, default: 1; by the guide; or without
             either, where the network has a null label or prompt (1 is then no guidance), of the
-            channels that the code it came with guides: 3 of 4 in Facebook's DiT and SiT, else all.
+            channels that the code it came with guides: 3 of 4 in Facebook's DiT and SiT, else all;
+            default: the checkpoint's own, 7.5 of Stable Diffusion 1 and 2, 5 of XL, none of turbo,
+            and none of those that have no such. A network of latent consistency is told it, 8.5
+            by default, and called once.
             Or a value of `skipjax.guidance`, such as Autoguidance(model, scale); or several of
             them, with a scale at most.
         guide: A second network that guides by doing the same worse, from `load`.
@@ -182,6 +101,12 @@ def sample(
         guidance_interval: Least and largest time at which to guide. Default: at all times.
         guidance_rescale: Of guidance without a classifier: part of the way back to the spread of
             the conditional output, 0 .. 1. Default: 0.
+        clip_skip: Layers of the text encoder, from its end, that the prompt is not passed through,
+            as diffusers counts them; not of `negative`. Default: as the network was trained.
+        prompt_weights: Whether (words), [words] and (words:1.3) of a prompt count for more or
+            less, as A1111 has it.
+        long_prompts: Whether prompts are read to their end, in chunks of 75 tokens; or else cut
+            there, which is said.
         steps: Of the checkpoint's own sampler, where it has one: how many steps. Else one of ADM's
             strings instead of `skip` and `cutoff`, for ADM's own sampler: "250",
             "90,60,60,20,20", "" for all T times; "ddim25" for DDIM. With the name of a plan how
@@ -207,12 +132,18 @@ def sample(
         progress: Whether to show the steps go by.
         callback: Told i, x_i and the `Prediction` there of each row i of the plan, on the host.
         trajectory: Whether to return the predictions of x_0 at each row instead.
-        words: Whatever else the model's conditioner takes, such as "concat".
+        latents: Whether to return what is diffused, not decoded.
+        tiles: Side of the tiles, in latent pixels, that pictures are decoded in where memory is
+            short; they are then not exact. Default: whole pictures, one at a time.
+        vae_dtype: What the autoencoder computes in, float32 or bfloat16. Default: float32.
+        words: Whatever else the model's conditioner takes: "concat"; of Stable Diffusion XL
+            `original_size`, `crop`, `target_size` and of its refiner `aesthetic_score`, each for
+            all samples or one per sample; arrays "text" of a network without a text encoder.
 
     Returns:
         float32 [num, H, W, C], or what else the model draws; in [-1, 1] where x_0 is clipped,
-        nothing guides and the plan ends without noise. With `trajectory` [N, num, ...] of what is
-        diffused.
+        nothing guides and the plan ends without noise. With `latents` what is diffused, [num, h,
+        w, c]; with `trajectory` [N, num, ...] of it.
 
     Raises:
         ValueError: For an argument out of range, with what is accepted.
@@ -236,7 +167,12 @@ def sample(
         guidance_rescale=guidance_rescale,
         clip=clip,
         threshold=threshold,
+        clip_skip=clip_skip,
+        prompt_weights=prompt_weights,
+        long_prompts=long_prompts,
         size=size,
+        tiles=tiles,
+        vae_dtype=None if vae_dtype is None else _dtype_name(vae_dtype),
         dtype=_dtype_name(dtype),
         remat=remat,
     )
@@ -246,8 +182,12 @@ def sample(
     sampler.check(words)
     devices = _devices(devices)
     ids = as_ids(num, ids, sampler.number_of(words) or 4)
-    condition, null = sampler.condition(words, key, ids)
-    model, guides, spread = shardings.place(sampler.model, sampler.guidance, len(ids), devices)
+    encodes = progress and bool(jax.tree.leaves(params.conditioner))
+    with progress_bar.stage(encodes, "encoding", len(ids), "prompt", late=True):
+        condition, null = sampler.condition(words, key, ids)
+    # What encodes words has done its part, and stays where it is.
+    drawing = sampler.model.replace(conditioner=None)
+    model, guides, spread = shardings.place(drawing, sampler.guidance, len(ids), devices)
     options: dict[str, Any] = {"callback": callback, "trajectory": trajectory}
     arguments = model, sampler.plan, key, spread(ids.astype(np.uint32)), spread(condition)
     options |= {"null": spread(null), "guidance": guides, "transform": sampler.transform}
@@ -260,7 +200,11 @@ def sample(
         z = generate(*arguments, **options)
     if trajectory:
         return z[:, : len(ids)]
-    return finite(decode(sampler.model, z)[: len(ids)], ids)
+    if latents:
+        return finite(z[: len(ids)], ids)
+    decodes = progress and bool(jax.tree.leaves(params.codec))
+    with progress_bar.stage(decodes, "decoding", len(ids), "picture"):
+        return finite(decode(model, z)[: len(ids)], ids)
 
 
 def _dtype_name(dtype: DTypeLike) -> Literal["float32", "bfloat16"]:

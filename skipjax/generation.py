@@ -137,9 +137,7 @@ def program(
     """What `generate` runs, with every default filled in: to be lowered and compiled ahead of
     time. Arguments are those of `generate`, a start's z and row apart.
     """
-    if condition is not None and "low_res" in condition:
-        key = jax.random.fold_in(key, ENLARGE)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+    keys = keys_of(key, ids, condition)
     if z is None:
         z = prior(model, plan, keys, shape)
     denoise = denoiser(
@@ -158,6 +156,13 @@ def program(
     return sampling.integrate(
         plan, denoise, z, keys, between=between, callback=callback, on_step=on_step, first=row
     )
+
+
+def keys_of(key: jax.Array, ids: jax.Array, condition: Condition | None) -> jax.Array:
+    """Keys of the samples `ids`, [B]."""
+    if condition is not None and "low_res" in condition:
+        key = jax.random.fold_in(key, ENLARGE)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
 
 def prior(model: Pretrained, plan: Plan, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -226,7 +231,7 @@ def denoiser(
     denoise = (transform or denoisers.keep_within(process.bounds))(denoise)
     for way in ways:
         if isinstance(way, ByClassifier):
-            log_prob = _log_prob(way, condition, dtype)
+            log_prob = way.log_prob(condition, dtype)
             denoise = guide.classifier(denoise, log_prob, way.scale, way.interval)
     return denoise
 
@@ -279,22 +284,3 @@ def _several(model: Pretrained, guides: Guides) -> tuple[Guidance, ...]:
         if isinstance(way, Autoguidance):
             guide.check_guide(model, way.model)
     return ways
-
-
-def _log_prob(way: ByClassifier, condition: Condition | None, dtype: DTypeLike) -> guide.LogProb:
-    """log p(y | x) of a classifier, for the condition's classes y [B]."""
-    classifier = way.classifier
-    labels = None if condition is None else condition.get(guide.CLASS, condition.get("label"))
-    if labels is None:
-        raise ValueError("a classifier guides towards labels: give one for each sample")
-    labels = jnp.asarray(labels)
-    tell = classifier.process.precondition
-
-    def log_prob(x: jax.Array, t: jax.Array) -> jax.Array:
-        point = Point(t, jnp.ones(()), jnp.ones(()))  # classifiers are told t alone
-        logits = classifier.network.apply(
-            classifier.params, x, tell.c_noise(point), dtype=jnp.dtype(dtype), remat=way.remat
-        )
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
-
-    return log_prob

@@ -113,7 +113,7 @@ def test_the_classes_have_the_names_of_the_pipeline(tmp_path):
 
 def test_samples_of_a_pipeline_with_a_decoder_are_latents(tmp_path):
     folder = toy.pipeline(tmp_path / "latent", vae=["diffusers", "AutoencoderKL"])
-    with pytest.warns(UserWarning, match="vae is not read: samples are latents"):
+    with pytest.warns(UserWarning, match="vae is missing: samples are latents"):
         loaded = skipjax.load(folder)
     assert loaded.process.bounds is None and loaded.scheduler.clip == 1.0
 

@@ -3,7 +3,6 @@
 import os
 import pickle
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 from unittest import mock
@@ -245,12 +244,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     large = {f"model.l{i}.weight": np.ones((2**20,), np.float32) for i in range(8)}
     path = edm_writer.save(tmp_path / "large.pkl", "EDMPrecond", large, KWARGS)
     tracemalloc.start()
-    began = time.process_time()
-    found = state_dict.read(path)
-    array = np.asarray(found["l3.weight"])
-    seconds, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+    with torch_writer.soon(2.0):
+        array = np.asarray(state_dict.read(path)["l3.weight"])
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert path.stat().st_size > 2**25 and peak < array.nbytes + 2**20 and seconds < 2
+    assert path.stat().st_size > 2**25 and peak < array.nbytes + 2**20
     assert array.shape == (2**20,) and (array == 1).all()
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "schedules": set(),
     "models": set(),
     "conditioners": {"models"},
-    "codecs": set(),
+    "codecs": {"models", "sharding"},
     "process": {"schedules"},
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},

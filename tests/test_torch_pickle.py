@@ -5,7 +5,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -71,10 +70,10 @@ def test_nothing_runs(write, tmp_path, monkeypatch, subtests):
 def test_what_is_no_weight_is_dropped_soon(write, subtests):
     for kind, code in DROPPED.items():
         path = write(beside_weights(code))
-        start = time.process_time()
         with subtests.test(kind):
-            tensors = state_dict.read(path)
-            assert list(tensors) == ["weight"] and time.process_time() - start < 1
+            with writer.soon():
+                tensors = state_dict.read(path)
+            assert list(tensors) == ["weight"]
             np.testing.assert_array_equal(tensors["weight"], np.zeros(6, np.float32))
 
 

@@ -13,6 +13,7 @@ from skipjax.models import param_shapes
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import called
 from skipjax.weights import cards, loading, registry
+from skipjax.weights.components import CODEC, parameters
 
 
 @dataclass
@@ -44,7 +45,8 @@ class Info:
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "emoji32"
     """A bundled or released name, a checkpoint's folder, a released file, a folder that diffusers
-    wrote, or a name of the Hugging Face hub, of which only the configs are fetched."""
+    wrote, a single file of Stable Diffusion, or a name of the Hugging Face hub, of which only the
+    configs are fetched."""
 
     revision: str | None = None
     """Branch, tag or commit of a name of the hub. Default: main."""
@@ -56,26 +58,19 @@ class Info:
         """Prints a page for people, or the card."""
         card = loading.describe(self.checkpoint, self.revision)
         model = cards.model(card)
-        shapes = param_shapes(model.network)
-        blocks = {
-            block: sum(leaf.size for leaf in jax.tree.leaves(params))
-            for block, params in shapes.items()
-        }
+        networks = parameters(model)
         if self.json:
-            print(json.dumps(card | {"blocks": blocks}, indent=2, ensure_ascii=False))
+            shapes = param_shapes(model.network)
+            blocks = {
+                block: sum(leaf.size for leaf in jax.tree.leaves(params))
+                for block, params in shapes.items()
+            }
+            said = card | {"networks": networks, "blocks": blocks}
+            print(json.dumps(said, indent=2, ensure_ascii=False))
             return
-        process, shape = model.process, " x ".join(map(str, model.network.shape))
-        labels = model.labels
-        predicts = f"; predicts {process.parameterization}, variance {process.variance}"
-        if isinstance(model, Classifier):
-            predicts = ""
-        rows = {
-            "name": model.name,
-            "network": f"{card_kind(card)} of {shape}, {sum(blocks.values()):,} parameters",
-            "process": called(process.schedule) + predicts,
-            "classes": "none" if labels is None else _classes(labels),
+        rows = {"name": card.get("name")} | _parts(model, card, networks)
+        rows |= {
             "latents": _settings(card["latents"]) if "latents" in card else None,
-            "sampler": _sampler(model),
             "licence": card.get("licence"),
             "source": card.get("source"),
             "paper": card.get("paper"),
@@ -86,11 +81,41 @@ class Info:
             "lacks": card.get("lacks"),
             "caution": card.get("caution"),
         }
+        width = max(10, *map(len, networks))
         for name, said in rows.items():
             for line in said if isinstance(said, list) else [said]:
                 if line:
-                    print(f"{name:10}  {line}")
+                    print(f"{name:{width}}  {line}")
                     name = ""
+
+
+def _parts(model: Any, card: cards.Card, networks: dict[str, int]) -> dict[str, Any]:
+    """What is said of the parts of a checkpoint, or of a part alone."""
+    if not isinstance(model, (Pretrained, Classifier)):
+        ((_, number),) = networks.items()
+        return {"part": f"{registry.kind_of(model)}, {number:,} parameters"}
+    process, shape = model.process, " x ".join(map(str, model.network.shape))
+    network, *others = networks.items()
+    rows: dict[str, Any] = {
+        "network": f"{card_kind(card)} of {shape}, {network[1]:,} parameters",
+        "process": called(process.schedule),
+    }
+    if isinstance(model, Classifier):
+        return rows | {"classes": _classes(model.labels)}
+    rows["process"] += f"; predicts {process.parameterization}, variance {process.variance}"
+    for name, number in others:
+        what = _autoencoder(model.codec) if name == CODEC else "prompts"
+        rows[name] = f"{what}, {number:,} parameters"
+    told = model.conditioner.takes if model.conditioner is not None else ()
+    rows["told"] = ", ".join(told) or None
+    rows["classes"] = "none" if model.labels is None else _classes(model.labels)
+    if model.labels is None and told:
+        del rows["classes"]
+    return rows | {"sampler": _sampler(model)}
+
+
+def _autoencoder(codec: Any) -> str:
+    return f"{registry.kind_of(codec)}, {codec.factor} pixels along a side of a latent"
 
 
 def card_kind(card: cards.Card) -> str:

@@ -6,75 +6,23 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import platformdirs
 import tyro
 
 import skipjax
+from skipjax import jobs
 from skipjax.cli.convert import Convert
 from skipjax.cli.describe import Info, Plans
 from skipjax.cli.generate import Export, Generate, Verify
+from skipjax.cli.options import RULES
 from skipjax.cli.sample import Sample
 from skipjax.cli.train import Train
 from skipjax.cli.tune import Tune
-from skipjax.config.sample_config import ClassifierLike, GuideLike, PlanLike, ScaleLike
 from skipjax.study.command import Command as Study
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141  # exit codes
 
 ABOUT = "Sampling from pretrained diffusion models in JAX. Also: skipjax --version"
-
-WHOLE = tyro.constructors.ConstructorRegistry()
-
-
-@WHOLE.primitive_rule
-def _whole(info: Any) -> Any:
-    """A whole number; or, as it was typed, what is none: `whole` then refuses it by name."""
-    if info.type is not int:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=lambda typed: int(typed[0]) if _is_int(typed[0]) else typed[0],
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-@WHOLE.primitive_rule
-def _named(info: Any) -> Any:
-    """A plan, a classifier or a guide: on the command line, its name or path."""
-    if info.type not in (PlanLike, ClassifierLike, GuideLike):
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="STR",
-        instance_from_str=lambda typed: typed[0],
-        is_instance=lambda value: value is None or isinstance(value, str),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-@WHOLE.primitive_rule
-def _scale(info: Any) -> Any:
-    """A scale of guidance: on the command line, a number."""
-    if info.type != ScaleLike:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="FLOAT",
-        instance_from_str=lambda typed: float(typed[0]),
-        is_instance=lambda value: value is None or isinstance(value, (int, float)),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-def _is_int(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,9 +42,7 @@ def _run(arguments: list[str]) -> None:
         print(f"skipjax {skipjax.__version__}")
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(platformdirs.user_cache_dir("skipjax")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jobs.keep_compiled(Path(platformdirs.user_cache_dir("skipjax")) / "compiled")
     try:
         command = tyro.cli(
             Annotated[Sample, tyro.conf.subcommand("sample")]
@@ -112,7 +58,7 @@ def _run(arguments: list[str]) -> None:
             prog="skipjax",
             args=arguments,
             description=ABOUT,
-            registry=WHOLE,
+            registry=RULES,
         )
         with warnings.catch_warnings():
             warnings.showwarning = _say

@@ -50,7 +50,8 @@ def finite(samples: Samples, ids: np.ndarray) -> Samples:
     if len(bad):
         raise FloatingPointError(
             f"samples {', '.join(map(str, bad[:8]))}{' ...' if len(bad) > 8 else ''} are NaN or "
-            "infinite: check the weights, or compute in float32"
+            "infinite: check the weights, or compute in float32 (float16 is too narrow for some "
+            "autoencoders)"
         )
     return samples
 

@@ -20,8 +20,17 @@ class Latents(Identity):
 
     def shape(self, diffused: tuple[int, ...], size: tuple[int, int]) -> tuple[int, ...]:
         """The latents of pictures of `size`, which the factor must divide."""
-        if any(side % self.factor for side in size):
-            raise ValueError(
-                f"size is {size}: height and width must be multiples of {self.factor}"
-            )
-        return super().shape(diffused, (size[0] // self.factor, size[1] // self.factor))
+        height, width = check_size(size, self.factor)
+        return super().shape(diffused, (height // self.factor, width // self.factor))
+
+
+def check_size(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Height and width of pictures, if they have latents.
+
+    Raises:
+        ValueError: If the factor does not divide them.
+    """
+    height, width = size
+    if height % factor or width % factor or not min(size) > 0:
+        raise ValueError(f"size is {size}: height and width must be multiples of {factor}")
+    return height, width

@@ -35,6 +35,11 @@ def choose(
     """
     scale, values = _sorted(config.guidance)
     interval, by, guide = config.guidance_interval, config.classifier, config.guide
+    if told_scale(model) and by is None and guide is None and not values:
+        scale_to_tell(model, config)
+        return ()
+    if scale is None and by is None and guide is None and not values:
+        scale = _own(model)
     if scale is None and by is None:
         if guide is not None:
             raise ValueError("guide is given without guidance: say its scale too")
@@ -53,14 +58,59 @@ def choose(
     ways = [_checked(model, value, within) for value in values]
     if scale is None and by is None:
         return tuple(ways)
-    scale = 1.0 if scale is None else scale
-    if not is_numeric(scale, ()) or not np.isfinite(scale):
-        raise ValueError(f"guidance is {scale!r}: it must be one finite number")
+    scale = _finite(1.0 if scale is None else scale)
     if by is not None:
         return (_by_classifier(model, plan, config, scale, within, sharding), *ways)
     if guide is not None:
         return (_by_guide(model, config, scale, within, sharding), *ways)
-    return (_free(model, config, scale, within), *ways)
+    free = _free(model, config, scale, within)
+    return tuple(ways) if _is_none(model, scale) else (free, *ways)
+
+
+def told_scale(model: Pretrained) -> bool:
+    """Whether the network is told the scale of guidance, as those of latent consistency are, and
+    is called once where others are twice.
+    """
+    return model.conditioner is not None and "guidance" in model.conditioner.gives
+
+
+def scale_to_tell(model: Pretrained, config: SampleConfig) -> float | None:
+    """The scale that such a network is to be told; None for its default, and for other networks.
+
+    Raises:
+        ValueError: If it is no number, or an option is given that has no place in one call.
+    """
+    scale = _sorted(config.guidance)[0]
+    if not told_scale(model) or config.classifier is not None or config.guide is not None:
+        return None
+    for name in ("guidance_interval", "guidance_rescale"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"{name} is given, and {model.name} is told the scale of guidance in one call: "
+                "drop it"
+            )
+    return None if scale is None else _finite(scale)
+
+
+def _own(model: Pretrained) -> float | None:
+    """The scale that a checkpoint is sampled with by itself, where that guides."""
+    scale = model.guidance
+    return None if scale is None or scale <= 1 else scale
+
+
+def _is_none(model: Pretrained, scale: float) -> bool:
+    """Whether a scale says not to guide, so that the network need not be called twice: 1 of a
+    network of text, anything up to 1 where it was distilled to need no guidance.
+    """
+    of_text = model.conditioner is not None and "prompt" in model.conditioner.takes
+    distilled = model.guidance is not None and model.guidance <= 1
+    return (of_text and scale == 1) or (distilled and scale <= 1)
+
+
+def _finite(scale: Any) -> float:
+    if not is_numeric(scale, ()) or not np.isfinite(scale):
+        raise ValueError(f"guidance is {scale!r}: it must be one finite number")
+    return scale
 
 
 def _sorted(guidance: Any) -> tuple[Any, list[Guidance]]:

@@ -11,6 +11,7 @@ from skipjax.pretrained import Classifier, Pretrained
 PlanLike = Plan | str | None
 ClassifierLike = Classifier | str | None
 GuideLike = Pretrained | str | None
+SizeLike = tuple[int, int] | None
 ScaleLike = float | Guidance | Sequence[float | Guidance] | None
 
 
@@ -50,8 +51,9 @@ class SampleConfig:
     gives for one. With guidance, the scale."""
     guidance: ScaleLike = None
     """Scale of guidance: by the classifier, default: 1; by the guide; or without either, where the
-    network knows of no condition, default: none. In Python also an `Autoguidance`, or a list of
-    such and a scale."""
+    network knows of no condition or is told the scale, default: the checkpoint's own, 7.5 of
+    Stable Diffusion 1 and 2, where it has one, else none. In Python also an `Autoguidance`, or a
+    list of such and a scale."""
     guidance_interval: tuple[float, float] | None = None
     """Least and largest time at which to guide. Default: all."""
     guidance_rescale: float | None = None
@@ -62,8 +64,21 @@ class SampleConfig:
     as the checkpoint's own sampler does."""
     threshold: float | None = None
     """Quantile of dynamic thresholding, such as 0.995, instead of clipping."""
-    size: tuple[int, int] | None = None
+    clip_skip: int | None = None
+    """Layers of the text encoder, from its end, that the prompt is not passed through. Default: as
+    the network was trained."""
+    prompt_weights: bool = False
+    """Whether (words) and [words] of a prompt count for more and less, (words:1.3) for so much, as
+    A1111 has it."""
+    long_prompts: bool = False
+    """Whether a prompt is read to its end, in chunks of 75 tokens; or else cut there."""
+    size: SizeLike = None
     """Height and width of a sample, in pixels. Default: what the network was made for."""
+    tiles: int | None = None
+    """Side of the tiles, in latent pixels, that pictures are decoded in where memory is short;
+    they are then not exact. Default: whole pictures."""
+    vae_dtype: Literal["float32", "bfloat16"] | None = None
+    """What the autoencoder computes in. Default: float32."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in."""
     remat: bool = False

@@ -1,8 +1,6 @@
 """A request, resolved against a model: everything that fixes a sample but its key and id."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +9,9 @@ import numpy as np
 
 from skipjax.checks import as_dtype
 from skipjax.conditioners import Condition, Labels
-from skipjax.config import guides, plans
+from skipjax.config import guides, plans, words
 from skipjax.config.arguments import as_model, is_numeric
+from skipjax.config.equip import equip
 from skipjax.config.sample_config import SampleConfig
 from skipjax.denoisers import Threshold, Transform, keep_within
 from skipjax.generation import null_of
@@ -20,25 +19,6 @@ from skipjax.guidance import CLASS, ByClassifier, ClassifierFree, Guidance
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sharding import Placement
-
-NEGATIVE = "negative"
-OPTIONS = tuple(field.name for field in fields(SampleConfig))
-# What other libraries call an option.
-THEIRS = {
-    "num_inference_steps": "steps, with the name of a plan",
-    "num_steps": "steps, with the name of a plan",
-    "guidance_scale": "guidance",
-    "cfg_scale": "guidance",
-    "generator": "key",
-    "seed": "key",
-    "batch_size": "num",
-    "num_images_per_prompt": "num",
-    "class_labels": "label",
-    "labels": "label",
-    "negative_prompt": "negative",
-    "scheduler": "plan",
-    "sampler": "plan",
-}
 
 
 class Sampler(NamedTuple):
@@ -73,37 +53,18 @@ class Sampler(NamedTuple):
     def _classifier(self) -> Classifier | None:
         return next((g.classifier for g in self.guidance if isinstance(g, ByClassifier)), None)
 
-    def number_of(self, words: Mapping[str, Any]) -> int | None:
-        """How many samples the words are for; None where each of them is for any number."""
-        for value in words.values():
-            if isinstance(value, (list, tuple)) or np.ndim(value):
-                return len(value)
-        return None
+    def number_of(self, given: Mapping[str, Any]) -> int | None:
+        """How many samples words are for; None where each of them is for any number."""
+        return words.number_of(self.model.conditioner, given)
 
-    def check(self, words: Mapping[str, Any]) -> None:
+    def check(self, given: Mapping[str, Any]) -> None:
         """Refuses words that the model does not understand.
 
         Raises:
             ValueError: For a label, prompt, negative or low_res where there is no place for one.
             TypeError: For any other, with the nearest that there is.
         """
-        name, takes = self.model.name, self.takes
-        for word, value in words.items():
-            if value is None or word in takes:
-                continue
-            if word == "label":
-                raise ValueError(f"{name} is unconditional: it takes no label, got {value!r}")
-            if word == "prompt":
-                raise ValueError(f"prompt is given, and {name} knows no words: drop it")
-            if word == NEGATIVE:
-                raise ValueError("negative is given without guidance: say its scale too")
-            if word == "low_res":
-                raise ValueError(f"low_res is given, and {name} does not enlarge pictures")
-            near = [THEIRS[word]] if word in THEIRS else []
-            near = near or get_close_matches(word, (*takes, *OPTIONS), 1)
-            meant = f": did you mean {near[0]}?" if near else ""
-            known = ", ".join(takes) or "no words"
-            raise TypeError(f"{word} is given, and {name} takes {known}{meant}")
+        words.check(self.model, self.takes, given, guides.told_scale(self.model))
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -113,34 +74,34 @@ class Sampler(NamedTuple):
         if "label" not in takes and self.labels is not None:
             takes += ("label",)
         free = any(isinstance(way, ClassifierFree) for way in self.guidance)
-        return (*takes, NEGATIVE) if free else takes
+        return (*takes, words.NEGATIVE) if free else takes
 
     def condition(
-        self, words: Mapping[str, Any], key: jax.Array, ids: np.ndarray
+        self, given: Mapping[str, Any], key: jax.Array, ids: np.ndarray
     ) -> tuple[Condition | None, Condition | None]:
         """What the network is told of the samples `ids`, and what stands for nothing where
         guidance needs it; leaves [len(ids), ...].
 
         Args:
-            words: What was asked for, by name: "label", "low_res", "prompt", "negative", ...
+            given: Words, by name: "label", "low_res", "prompt", "negative", ...
             key: Key of the run.
             ids: Ids of the samples.
 
         Raises:
             ValueError: For words that are unknown, missing or out of range.
         """
-        self.check(words)
+        self.check(given)
         conditioner, by = self.model.conditioner, self._classifier
-        found: Condition = {} if conditioner is None else conditioner.encode(words, key, ids)
+        found: Condition = {} if conditioner is None else conditioner.encode(given, key, ids)
         if by is not None:
             if self.model.labels is None:
-                found[CLASS] = by.labels.encode(words, key, ids)["label"]
+                found[CLASS] = by.labels.encode(given, key, ids)["label"]
             elif self.model.labels.null_label is not None:
                 found[CLASS] = self.model.labels.to_class(np.asarray(found["label"]))
         condition = found or None
         if not any(isinstance(way, ClassifierFree) for way in self.guidance):
             return condition, None
-        return condition, null_of(self.model, condition, words.get(NEGATIVE))
+        return condition, null_of(self.model, condition, given.get(words.NEGATIVE))
 
 
 def resolve(model: Any, config: SampleConfig, sharding: Placement | None = None) -> Sampler:
@@ -160,6 +121,7 @@ def resolve(model: Any, config: SampleConfig, sharding: Placement | None = None)
     plan = plans.choose(model, config)
     transform, shape = _transform(model, config), diffused_shape(model, config.size)
     guidance = guides.choose(model, plan, config, sharding)
+    model = equip(model, config, guides.scale_to_tell(model, config))
     return Sampler(model, plan, guidance, transform, shape, dtype)
 
 
@@ -197,4 +159,11 @@ def diffused_shape(model: Pretrained, size: Any) -> tuple[int, ...]:
     if not whole:
         raise ValueError(f"size is {size!r}: it must be (height, width), in pixels")
     height, width = map(int, size)
+    halved = getattr(model.network, "factor", 1)
+    multiple = halved * getattr(model.codec, "factor", 1)
+    if halved > 1 and (height % multiple or width % multiple):
+        raise ValueError(
+            f"size is {(height, width)}: height and width must be multiples of {multiple} for "
+            f"{model.name}"
+        )
     return model.codec.shape(model.shape, (height, width))

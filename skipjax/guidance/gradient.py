@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
+from skipjax.conditioners import Condition
 from skipjax.denoisers import Denoise, Point, Prediction
 from skipjax.guidance.interval import Interval, for_all, inside_of, over
 from skipjax.pretrained import Classifier
@@ -34,6 +36,32 @@ class ByClassifier:
     scale: Any = 1.0
     interval: Interval | None = None
     remat: bool = field(default=False, metadata={"static": True})
+
+    def log_prob(self, condition: Condition | None, dtype: DTypeLike = jnp.float32) -> LogProb:
+        """log p(y | x) of the classifier, for the classes y [B] of a condition.
+
+        Raises:
+            ValueError: If the condition has none.
+        """
+        classifier = self.classifier
+        labels = None if condition is None else condition.get(CLASS, condition.get("label"))
+        if labels is None:
+            raise ValueError("a classifier guides towards labels: give one for each sample")
+        labels = jnp.asarray(labels)
+        tell = classifier.process.precondition
+
+        def log_prob(x: jax.Array, t: jax.Array) -> jax.Array:
+            point = Point(t, jnp.ones(()), jnp.ones(()))  # classifiers are told t alone
+            logits = classifier.network.apply(
+                classifier.params,
+                x,
+                tell.c_noise(point),
+                dtype=jnp.dtype(dtype),
+                remat=self.remat,
+            )
+            return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+        return log_prob
 
 
 def classifier(

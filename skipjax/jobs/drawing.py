@@ -76,7 +76,7 @@ def draw(
             images.finite(floats, ids)
         for shard, pixels, finite in queue.add(floats):
             ids = layout.ids(shard)
-            whole = Pictures(ids, pixels, resolved.labels(ids))
+            whole = Pictures(ids, pixels, resolved.labels(ids), resolved.captions(ids))
             skipped = ids[~finite].tolist()
             finish(Drawn(shard, whole.take(finite) if skipped else whole, skipped))
         on_batch(len(floats))

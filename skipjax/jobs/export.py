@@ -1,9 +1,9 @@
 """A finished job in the form that others read, a shard at a time."""
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,9 @@ def export(
     Args:
         job: Folder of the job, or a URL that fsspec knows.
         form: "npz" is what ADM's evaluator reads: arr_0, the pictures, uint8 NHWC by id, and
-            arr_1, their classes if they have any. "png" is a folder of pictures, named by id, a
-            thousand to a folder in it.
+            arr_1, their classes if they have any; and captions, if they were told prompts. "png"
+            is a folder of pictures, named by id, a thousand to a folder in it; each says in a text
+            "skipjax", JSON, what it was drawn of.
         out: What to write. Default: samples_NxHxWxC.npz, or png, where the job is.
         flat: Whether all PNGs lie in one folder, as the tools that compute FID expect.
         on_shard: Told how many pictures were put there.
@@ -81,7 +82,7 @@ def export(
     if form == "npz":
         _to_npz(path, num, like, parts(), on_shard)
     else:
-        _to_pngs(path, layout.num, parts(), flat, on_shard)
+        _to_pngs(path, layout.num, parts(), flat, on_shard, record.about(store))
     return Exported(path, num)
 
 
@@ -92,17 +93,22 @@ def _to_npz(
     parts: Iterator[Pictures],
     on_shard: Callable[[int], object],
 ) -> None:
-    labels = []
+    labels, captions = [], []
     with pending(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with array_file(archive, "arr_0", like.images, num) as file:
             for pictures in parts:
                 if len(pictures.ids):
                     file.write(np.ascontiguousarray(pictures.images).data)
                     labels.append(pictures.labels)
+                    captions.append(pictures.captions)
                 on_shard(len(pictures.ids))
         if like.labels is not None:
             with array_file(archive, "arr_1", like.labels, num) as file:
                 file.write(np.concatenate(labels).data)
+        if like.captions is not None:
+            texts = np.concatenate(captions)
+            with array_file(archive, "captions", texts, num) as file:
+                file.write(texts.data)
 
 
 def _to_pngs(
@@ -111,12 +117,19 @@ def _to_pngs(
     parts: Iterator[Pictures],
     flat: bool,
     on_shard: Callable[[int], object],
+    about: Mapping[str, Any],
 ) -> None:
     digits = max(6, len(str(num - 1)))
     with pending_folder(out) as temporary:
         for pictures in parts:
-            for id, image in zip(pictures.ids.tolist(), pictures.images, strict=True):
+            for i, id in enumerate(pictures.ids.tolist()):
                 within = "" if flat else f"{id // PER_FOLDER:0{digits - 3}d}"
                 (temporary / within).mkdir(exist_ok=True)
-                (temporary / within / f"{id:0{digits}d}.png").write_bytes(png(image))
+                own: dict[str, Any] = {"id": id}
+                if pictures.labels is not None:
+                    own["label"] = int(pictures.labels[i])
+                if pictures.captions is not None:
+                    own["prompt"] = str(pictures.captions[i])
+                content = png(pictures.images[i], {**own, **about})
+                (temporary / within / f"{id:0{digits}d}.png").write_bytes(content)
             on_shard(len(pictures.ids))

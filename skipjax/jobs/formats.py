@@ -1,14 +1,16 @@
 """What a shard holds, and its files: .npz, and webdataset's .tar of PNGs."""
 
 import io
+import json
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from skipjax.codecs.images import check_png
 
@@ -22,16 +24,18 @@ class Pictures(NamedTuple):
         ids: int64 [n], increasing.
         images: uint8 [n, H, W, C], or of another rank.
         labels: int32 [n], or None.
+        captions: What they show, texts [n], or None.
     """
 
     ids: np.ndarray
     images: np.ndarray
     labels: np.ndarray | None
+    captions: np.ndarray | None = None
 
     def take(self, chosen: Any) -> "Pictures":
         """Some of the pictures."""
-        labels = None if self.labels is None else self.labels[chosen]
-        return Pictures(self.ids[chosen], self.images[chosen], labels)
+        some: Any = [None if array is None else array[chosen] for array in self]
+        return Pictures(*some)
 
 
 def encode(pictures: Pictures, format: str) -> bytes:
@@ -51,16 +55,28 @@ def decode(content: bytes, format: str) -> Pictures:
         raise ValueError(f"no pictures can be read from it ({error})") from None
 
 
-def png(image: np.ndarray) -> bytes:
+def png(image: np.ndarray, about: Mapping[str, Any] | None = None) -> bytes:
     """A picture, uint8 [H, W, C] with C 1 or 3, as PNG.
+
+    Args:
+        image: The picture.
+        about: What to say of it in the file, as `chunk` has it; default: nothing.
 
     Raises:
         ValueError: If it has another shape.
     """
     check_png(image.shape)
     content = io.BytesIO()
-    Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(content, "PNG")
+    pixels = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
+    pixels.save(content, "PNG", pnginfo=None if about is None else chunk(about))
     return content.getvalue()
+
+
+def chunk(about: Mapping[str, Any]) -> PngInfo:
+    """The text "skipjax" of a PNG, in JSON, which says how it was drawn."""
+    info = PngInfo()
+    info.add_text("skipjax", json.dumps(about, ensure_ascii=False))
+    return info
 
 
 @contextmanager
@@ -92,8 +108,8 @@ def _to_npz(pictures: Pictures) -> bytes:
 
 def _of_npz(content: bytes) -> Pictures:
     with np.load(io.BytesIO(content)) as arrays:
-        labels = arrays["labels"] if "labels" in arrays else None
-        return Pictures(arrays["ids"], arrays["images"], labels)
+        there = (arrays[name] if name in arrays else None for name in ("labels", "captions"))
+        return Pictures(arrays["ids"], arrays["images"], *there)
 
 
 def _to_tar(pictures: Pictures) -> bytes:
@@ -103,6 +119,8 @@ def _to_tar(pictures: Pictures) -> bytes:
             parts = {"png": png(pictures.images[i])}
             if pictures.labels is not None:
                 parts["cls"] = str(pictures.labels[i]).encode()
+            if pictures.captions is not None:
+                parts["txt"] = str(pictures.captions[i]).encode()
             for extension, part in parts.items():
                 member = tarfile.TarInfo(f"{id:010d}.{extension}")
                 member.size = len(part)
@@ -111,7 +129,7 @@ def _to_tar(pictures: Pictures) -> bytes:
 
 
 def _of_tar(content: bytes) -> Pictures:
-    images, labels = {}, {}
+    images, labels, captions = {}, {}, {}
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for member in tar:
             stem, _, extension = member.name.partition(".")
@@ -119,9 +137,12 @@ def _of_tar(content: bytes) -> Pictures:
             if extension == "png":
                 pixels = np.asarray(Image.open(part))
                 images[int(stem)] = pixels if pixels.ndim == 3 else pixels[..., None]
+            elif extension == "txt":
+                captions[int(stem)] = part.read().decode()
             else:
                 labels[int(stem)] = int(part.read())
     ids = sorted(images)
     stacked = np.stack([images[id] for id in ids]) if ids else np.zeros((0, 0, 0, 0), np.uint8)
     known = np.array([labels[id] for id in ids], np.int32) if labels else None
-    return Pictures(np.array(ids, int), stacked, known)
+    texts = np.array([captions[id] for id in ids], str) if captions else None
+    return Pictures(np.array(ids, int), stacked, known, texts)

@@ -1,39 +1,42 @@
 """What a job draws: asked for in words, and resolved to what fixes every pixel of it."""
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
+from skipjax import conditioners
 from skipjax import config as request
 from skipjax.checks import whole
 from skipjax.codecs import Latents
-from skipjax.conditioners import Labels
-from skipjax.config import SampleConfig, Sampler
+from skipjax.conditioners import ClipText
+from skipjax.config import LoadConfig, SampleConfig, Sampler
+from skipjax.config import prompts as prompt_files
+from skipjax.config.prompts import Prompts
+from skipjax.config.words import Picture
 from skipjax.guidance import Autoguidance, ByClassifier, Guidance
+from skipjax.jobs import told as tell
 from skipjax.jobs.compiled import Batch
+from skipjax.jobs.told import UNIFORM, Told
 from skipjax.plans import Plan
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import one_of
 from skipjax.sharding import Placement
 from skipjax.weights import loading, parts
 
-UNIFORM, BALANCED = "uniform", "balanced"
+NUM = 50_000  # samples, where nothing says how many
 
 
 @dataclass(frozen=True)
-class Job(SampleConfig):
+class Job(SampleConfig, LoadConfig, Picture):
     """What to draw. Each field is an option of `skipjax generate`.
 
     Raises:
-        ValueError: If `num`, `seed` or `shard_size` is no whole number in its range, or the format
-            is not known.
+        ValueError: If `num`, `seed`, `shard_size` or `per_prompt` is no whole number in its range,
+            or the format is not known.
     """
 
     checkpoint: str = "emoji32"
@@ -41,8 +44,9 @@ class Job(SampleConfig):
     diffusers wrote, or a name of the Hugging Face hub."""
     card: str | None = None
     """Card that describes a released file, a name or a .json. Default: found by its name."""
-    num: int = 50_000
-    """How many samples, with ids 0 .. num-1."""
+    num: int | None = None
+    """How many samples, with ids 0 .. num-1. Default: per_prompt of each prompt in a file, else
+    50,000."""
     seed: int = 0
     """Of all randomness. A sample depends on the seed and its id alone."""
     labels: tuple[str, ...] = (UNIFORM,)
@@ -50,26 +54,29 @@ class Job(SampleConfig):
     or classes by number or name, taken in turn; or a .txt with a class on each line, one for each
     sample."""
     prompt: str | None = None
-    """What to draw, in words; or a .txt with a prompt on each line, taken in turn."""
+    """What to draw, in words; or a file as `prompts` has it."""
     negative: str | None = None
     """What to keep away from, in words; with guidance."""
     shard_size: int = 256
     """Samples to a file: what a worker that is killed may lose."""
     format: Literal["npz", "tar"] = "npz"
-    """Of the files: .npz with ids, images (uint8, NHWC) and labels; or webdataset's .tar of
-    PNGs."""
-    key: str | None = None
-    """Of the weights among other things in a file. Default: found where one can be meant."""
-    revision: str | None = None
-    """Branch, tag or commit of a name of the hub. Default: main."""
-    variant: str | None = None
-    """Of weights that diffusers wrote, such as fp16."""
+    """Of the files: .npz with ids, images (uint8, NHWC), labels and captions; or webdataset's .tar
+    of PNGs."""
+    prompts: str | None = None
+    """A file of prompts, taken in turn, in UTF-8: a .txt with one on each line; a .csv with a
+    column prompt, or a .jsonl of objects with that key, and negative beside it if need be."""
+    per_prompt: int = 1
+    """Samples of each prompt, one after the other."""
 
     def __post_init__(self):
         named = (self.labels,) if isinstance(self.labels, (str, int)) else tuple(self.labels)
         set_field = object.__setattr__
         set_field(self, "labels", tuple(map(str, named)))
-        set_field(self, "num", whole("num", self.num, 1, 2**32))
+        set_field(self, "num", None if self.num is None else whole("num", self.num, 1, 2**32))
+        set_field(self, "per_prompt", whole("per_prompt", self.per_prompt, 1))
+        for field in dataclasses.fields(self):  # lists, where they come of JSON
+            if isinstance(value := getattr(self, field.name), list) and field.name != "guidance":
+                set_field(self, field.name, tuple(value))
         set_field(self, "seed", whole("seed", self.seed, 0, 2**32 - 1))
         set_field(self, "shard_size", whole("shard_size", self.shard_size, 1))
         one_of("format", self.format, ("npz", "tar"))
@@ -93,17 +100,19 @@ class Resolved(NamedTuple):
     Attributes:
         job: What was asked for.
         sampler: What draws.
-        numbers: Labels of the samples, taken in turn; None where they are drawn, or there are
-            none.
-        prompts: Prompts of the samples, taken in turn; empty where there are none.
+        told: What the samples are told.
         identity: What fixes the samples and the files, as JSON.
     """
 
     job: Job
     sampler: Sampler
-    numbers: np.ndarray | None
-    prompts: tuple[str, ...]
+    told: Told
     identity: dict[str, Any]
+
+    @property
+    def num(self) -> int:
+        """How many samples there are."""
+        return self.identity["num"]
 
     @property
     def params(self) -> Pretrained:
@@ -126,20 +135,15 @@ class Resolved(NamedTuple):
 
     def labels(self, ids: np.ndarray) -> np.ndarray | None:
         """Labels of some samples, int32 [len(ids)]; None where there are none."""
-        if self.numbers is not None:
-            return self.numbers[ids % len(self.numbers)]
-        labels = self.sampler.labels
-        return None if labels is None else np.asarray(labels.encode({}, self.key, ids)["label"])
+        return self.told.labels_of(self.key, ids)
+
+    def captions(self, ids: np.ndarray) -> np.ndarray | None:
+        """Prompts of some samples, texts [len(ids)]; None where there are none."""
+        return self.told.captions_of(ids)
 
     def batch(self, ids: np.ndarray) -> Batch:
         """What is told of some samples."""
-        words: dict[str, Any] = {}
-        if (numbers := self.labels(ids)) is not None:
-            words["label"] = numbers
-        if self.prompts:
-            words["prompt"] = [self.prompts[i % len(self.prompts)] for i in ids]
-        if self.job.negative is not None:
-            words["negative"] = self.job.negative
+        words = self.told.words(self.key, ids)
         return Batch(ids, *self.sampler.condition(words, self.key, ids))
 
 
@@ -153,16 +157,7 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     Raises:
         ValueError: For whatever `load` and `sample` refuse.
     """
-    model = loading.load(
-        job.checkpoint,
-        card=job.card,
-        key=job.key,
-        sharding=sharding,
-        revision=job.revision,
-        variant=job.variant,
-    )
-    if not isinstance(model, Pretrained):
-        raise ValueError(f"{model.name} is a classifier: give it as classifier")
+    model = job.load(job.checkpoint, job.card, sharding)
     if isinstance(model.codec, Latents):
         raise ValueError(
             f"{model.name} draws latents, and a job keeps pictures: skipjax.sample gives latents, "
@@ -170,14 +165,17 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
         )
     asked = {f.name: getattr(job, f.name) for f in dataclasses.fields(SampleConfig)}
     sampler = request.resolve(model, SampleConfig(**asked), sharding)
-    numbers, prompts = _numbers(job, sampler.labels, model.name), _prompts(job)
-    resolved = Resolved(job, sampler, numbers, prompts, {})
+    prompts = tell.read_prompts(job.prompt, job.prompts)
+    num = _num(job, prompts)
+    numbers = tell.numbers(job.labels, num, sampler.labels, model.name)
+    common = job.words | ({} if job.negative is None else {"negative": job.negative})
+    told = Told(sampler.labels, numbers, prompts, job.per_prompt, common)
+    resolved = Resolved(job, sampler, told, {})
     resolved.batch(np.arange(1))  # refuses words that are missing or not understood
     by = next((way for way in sampler.guidance if isinstance(way, ByClassifier)), None)
     guide = next((way for way in sampler.guidance if isinstance(way, Autoguidance)), None)
     identity = {
-        "model": parts.describe(model)
-        | {"sha256": loading.sha256(job.checkpoint, job.revision, job.variant), "key": job.key},
+        "model": parts.describe(sampler.model) | LoadConfig.identity(job, job.checkpoint),
         "classifier": by
         and parts.describe(by.classifier) | {"sha256": loading.sha256(str(job.classifier))},
         "plan": json.loads(sampler.plan.to_json()),
@@ -185,23 +183,42 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
         "guidance": [_numbers_of(way) for way in sampler.guidance],
         "transform": _numbers_of(sampler.transform),
         "dtype": sampler.dtype.name,
-        "labels": _describe_labels(job, numbers),
-        "prompts": prompts if len(prompts) < 2 else _digest("\n".join(prompts).encode()),
+        "labels": tell.describe_numbers(job.labels, numbers),
+        **told.identity,
         "negative": job.negative,
-        "num": job.num,
+        "num": num,
         "seed": job.seed,
         "shard_size": job.shard_size,
         "format": job.format,
     }
+    if job.words:
+        identity["words"] = job.words
     if guide is not None:
         known = parts.describe(guide.model) | {"sha256": loading.sha256(str(job.guide))}
         identity["guide"] = known
-    return resolved._replace(identity=json.loads(json.dumps(identity)))
+    remembering = sampler._replace(model=_remembering(sampler.model, prompts, job.negative))
+    known = json.loads(json.dumps(identity))
+    return resolved._replace(sampler=remembering, identity=known)
+
+
+def _remembering(model: Pretrained, prompts: Prompts | None, negative: str | None) -> Pretrained:
+    """The model with text encoders that say what they said before of a prompt that comes again,
+    of as many chunks whatever it comes with: a sample is the same in all batches.
+    """
+    text = conditioners.part(model.conditioner, ClipText)
+    if text is None or prompts is None:
+        return model
+    every = {*prompts.prompts, *(prompts.negatives or ()), negative or ""}
+    long = replace(text, chunks=text.chunks_for([*every]))
+    several = [long if one is text else one for one in conditioners.parts(model.conditioner)]
+    joined = conditioners.join(several)
+    assert joined is not None
+    return model.replace(conditioner=conditioners.remember(joined))
 
 
 def name_of(identity: dict[str, Any]) -> str:
     """The hash that names a job."""
-    return _digest(json.dumps(identity, sort_keys=True).encode())
+    return tell.digest(json.dumps(identity, sort_keys=True).encode())
 
 
 def fields_of(job: Job) -> dict[str, Any]:
@@ -218,52 +235,11 @@ def _numbers_of(value: Any) -> dict[str, Any]:
     return known
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _numbers(job: Job, labels: Labels | None, name: str) -> np.ndarray | None:
-    """The labels that samples take in turn, if they are not drawn."""
-    if job.labels == (UNIFORM,):
-        return None
-    if labels is None:
-        raise ValueError(f"{name} is unconditional: it takes no labels, got {job.labels}")
-    if job.labels == (BALANCED,):
-        return labels.of_class(np.arange(labels.classes, dtype=np.int32))
-    given: Sequence[str] = job.labels
-    if len(given) == 1 and given[0].endswith(".txt"):
-        given = _lines("labels", Path(given[0]))
-        if len(given) != job.num:
-            raise ValueError(
-                f"labels: {job.labels[0]} has {len(given)} lines for {job.num} samples"
-            )
-    number = {label: labels.number(label) for label in dict.fromkeys(given)}
-    return np.array([number[label] for label in given], np.int32)
-
-
-def _prompts(job: Job) -> tuple[str, ...]:
-    if job.prompt is None:
-        return ()
-    if not job.prompt.endswith(".txt"):
-        return (job.prompt,)
-    found = _lines("prompt", Path(job.prompt))
-    if not found:
-        raise ValueError(f"prompt: {job.prompt} has no lines")
-    return found
-
-
-def _lines(what: str, path: Path) -> tuple[str, ...]:
-    try:
-        lines = tuple(path.read_text(encoding="utf-8").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{what}: {path} cannot be read ({error})") from None
-    return lines[:-1] if lines and not lines[-1] else lines
-
-
-def _describe_labels(job: Job, numbers: np.ndarray | None) -> Any:
-    """How the labels are recorded: the numbers themselves while they are few."""
-    if numbers is None or job.labels == (BALANCED,):
-        return job.labels[0]
-    if len(numbers) <= 1000:
-        return numbers.tolist()
-    return {"file": job.labels[0], "sha256": _digest(numbers.tobytes())}
+def _num(job: Job, prompts: Prompts | None) -> int:
+    """How many samples there are to draw."""
+    if job.num is not None:
+        return job.num
+    of_file = job.prompts is not None or prompt_files.is_file(job.prompt or "")
+    if prompts is None or not (of_file or job.per_prompt > 1):
+        return NUM
+    return len(prompts.prompts) * job.per_prompt

@@ -22,12 +22,13 @@ class Program:
         resolved: The job.
         report: Told what happens.
         batch: Pictures at a time; more where their number must divide by that of the devices.
-            Default: 16 for each device.
+            Default: 16 for each device, or all of them.
         devices: Where to compute, each with a copy of the weights; as in `skipjax.sample`.
 
     Attributes:
         batch: Pictures at a time.
         memory: Bytes that it takes on each device, weights included; None where that is not known.
+        decoding: Bytes that decoding takes there, after it and not beside it; likewise.
 
     Raises:
         ValueError: If there is no memory for even one picture.
@@ -41,8 +42,10 @@ class Program:
         devices: Sequence[jax.Device] | None = None,
     ):
         self._resolved, self._report, self._devices = resolved, report, devices
-        self.batch = batch or PER_DEVICE * len(devices or jax.devices())
+        default = PER_DEVICE * len(devices or jax.devices())
+        self.batch = batch or min(default, resolved.num)
         self.memory: int | None = None
+        self.decoding: int | None = None
         try:
             self._compile()
         except jax.errors.JaxRuntimeError as error:
@@ -81,8 +84,9 @@ class Program:
         like = resolved.batch(np.arange(self.batch))
         self._compiled = Compiled(resolved.sampler, resolved.key, like, self._devices)
         self.batch, self.memory = self._compiled.size, self._compiled.memory
+        self.decoding = self._compiled.decoding
         seconds = time.perf_counter() - began
-        takes = "" if self.memory is None else f", {self.memory / 1e9:.2f} GB on each device"
+        takes = said_memory(self.memory, self.decoding)
         self._report.say(
             "compiled",
             f"compiled in {seconds:.1f} s: {self.batch} pictures at a time, "
@@ -91,4 +95,13 @@ class Program:
             batch=self.batch,
             nfe=resolved.plan.nfe,
             bytes=self.memory,
+            decoding=self.decoding,
         )
+
+
+def said_memory(drawing: int | None, decoding: int | None) -> str:
+    """What is said of the bytes that drawing and decoding take."""
+    if drawing is None:
+        return ""
+    more = "" if decoding is None else f", {decoding / 1e9:.2f} GB to decode"
+    return f", {drawing / 1e9:.2f} GB on each device{more}"

@@ -54,6 +54,17 @@ def shards(store: Store) -> Shards:
     return Shards(store, found["job"], Layout(asked["num"], asked["shard_size"], asked["format"]))
 
 
+def about(store: Store) -> dict[str, Any]:
+    """What all pictures of the job that a folder holds have in common, in a few words."""
+    found = document(store)
+    identity = {} if found is None else found["identity"]
+    plan = Plan.from_json(json.dumps(identity["plan"]))
+    model = identity["model"]
+    common = {"seed": identity["seed"], "plan": str(plan), "checkpoint": model["name"]}
+    common |= {"sha256": model["sha256"], "guidance": identity["guidance"]}
+    return common | {"negative": identity["negative"]}
+
+
 def same(store: Store, resolved: Resolved) -> tuple[Resolved, Shards] | None:
     """The job with the very plan that the folder's record has, and its shards; None if the folder
     is empty.

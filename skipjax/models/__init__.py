@@ -1,5 +1,7 @@
 """Flax networks and their configs."""
 
+from skipjax.models.autoencoder_kl import AutoencoderKLConfig as AutoencoderKLConfig
+from skipjax.models.autoencoder_tiny import AutoencoderTinyConfig as AutoencoderTinyConfig
 from skipjax.models.classifier import Classifier as Classifier
 from skipjax.models.classifier import ClassifierConfig as ClassifierConfig
 from skipjax.models.clip_text import CLIPTextConfig as CLIPTextConfig

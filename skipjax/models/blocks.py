@@ -99,7 +99,7 @@ class ResBlock(nn.Module):
     """norm, SiLU, [resample], conv; embedding; norm, SiLU, dropout, conv; plus a skip path.
 
     diffusers' ResnetBlock2D is the same with other numbers: another activation than SiLU, other
-    norms, and a sum that is divided by `divisor`.
+    norms, and a sum that is divided by `divisor`. An autoencoder has no embedding.
     """
 
     channels: int
@@ -113,21 +113,24 @@ class ResBlock(nn.Module):
     divisor: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, emb: jax.Array | None = None) -> jax.Array:
         resample, activation = RESAMPLE[self.resample], ACTIVATIONS[self.activation]
         h = activation(GroupNorm(self.groups, self.eps, name="in_layers_0")(x))
         h, x = resample(h), resample(x)
         h = Conv(self.channels, dtype=self.dtype, name="in_layers_2")(h)
 
-        width = 2 * self.channels if self.scale_shift else self.channels
-        emb = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
-        emb = emb.astype(h.dtype)[:, None, None, :]
         norm = GroupNorm(self.groups, self.eps, name="out_layers_0")
-        if self.scale_shift:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = norm(h) * (1 + scale) + shift
+        if emb is None:
+            h = norm(h)
         else:
-            h = norm(h + emb)
+            width = 2 * self.channels if self.scale_shift else self.channels
+            told = nn.Dense(width, dtype=jnp.float32, name="emb_layers_1")(activation(emb))
+            told = jnp.asarray(told, h.dtype)[:, None, None, :]
+            if self.scale_shift:
+                scale, shift = jnp.split(told, 2, axis=-1)
+                h = norm(h) * (1 + scale) + shift
+            else:
+                h = norm(h + told)
         h = nn.Dropout(self.dropout, deterministic=False)(activation(h))
         zeros = nn.initializers.zeros
         h = Conv(self.channels, dtype=self.dtype, kernel_init=zeros, name="out_layers_3")(h)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from skipjax.files import pending
 
-OWNERS = ("codec", "conditioner")  # parts of a model that may have weights of their own
-TREES = ("params", *OWNERS)  # folders of weights in a checkpoint's
+TREES = ("params", "codec", "conditioner", "files")  # folders of a checkpoint's beside its card
 ADVICE = "the checkpoint is damaged: fetch or install it again"
 
 

@@ -1,11 +1,14 @@
 """A checkpoint's folder: `card.json`, and the weights as an orbax checkpoint in `params/`.
 
-Those of a codec or conditioner that has some lie in `codec/` and `conditioner/`.
+Those of a codec or conditioner that has some lie in `codec/` and `conditioner/`; of several
+conditioners in `conditioner/0` and so on. Files that a part has besides, such as a vocabulary, lie
+in a folder of the same name in `files/`.
 
-The card's `files` has the sha256 of every file of the weights.
+The card's `files` has the sha256 of every one of them.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from skipjax import sharding
+from skipjax import conditioners, sharding
 from skipjax.files import pending
 from skipjax.models import param_shapes
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sharding import Placement
 from skipjax.weights import cards, checkpoint, checksums
 from skipjax.weights.cards import Card
+
+FILES = "files"
 
 
 def load(
@@ -42,14 +47,16 @@ def load(
     model = cards.model(card)
     checksums.verify(folder, card.get("files", {}))
     model = replace(model, params=_restore(folder / "params", model.network, dtype, where))
-    if isinstance(model, Classifier):
+    if not isinstance(model, Pretrained):
         return model
-    for name in checksums.OWNERS:
-        part = getattr(model, name)
-        if _owns(part):
-            params = _restore(folder / name, part, dtype, where)
-            model = replace(model, **{name: replace(part, params=params)})
-    return replace(model, source=str(folder))
+
+    def read(name: str, part: Any) -> Any:
+        part = _with_files(part, folder, name)
+        if not _owns(part):
+            return part
+        return replace(part, params=_restore(folder / name, part, dtype, where))
+
+    return replace(_map_parts(model, read), source=str(folder))
 
 
 def save(
@@ -68,17 +75,23 @@ def save(
         params: Of the network.
         card: Without checksums.
         dtype: To store all weights in.
-        model: Whose codec and conditioner are written too, where they have weights.
+        model: Whose codec and conditioner are written too, where they have weights or files.
 
     Raises:
         ValueError: If there are weights in the folder already, or no room for them.
     """
     folder, every = Path(folder), {"params": params}
-    every |= {
-        name: getattr(model, name).params
-        for name in checksums.OWNERS
-        if _owns(getattr(model, name, 0))
-    }
+
+    def collect(name: str, part: Any) -> Any:
+        if _owns(part):
+            every[name] = part.params
+        if hasattr(part, "write_files"):
+            (folder / FILES / name).mkdir(parents=True)
+            part.write_files(folder / FILES / name)
+        return part
+
+    if isinstance(model, Pretrained):
+        _map_parts(model, collect)
     for name, tree in every.items():
         stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
         checkpoint.save(folder / name, stored)
@@ -91,6 +104,22 @@ def save(
 def _owns(part: Any) -> bool:
     """Whether a codec or conditioner has weights."""
     return hasattr(part, "params") and hasattr(part, "init")
+
+
+def _map_parts(model: Pretrained, change: Callable[[str, Any], Any]) -> Pretrained:
+    """The model with its codec and each of its conditioners as `change` makes them, told the
+    names of the folders that they lie in.
+    """
+    parts = conditioners.parts(model.conditioner)
+    names = [f"conditioner/{i}" for i in range(len(parts))] if len(parts) > 1 else ["conditioner"]
+    changed = [change(name, part) for name, part in zip(names, parts, strict=False)]
+    codec = change("codec", model.codec)
+    return model.replace(codec=codec, conditioner=conditioners.join(changed))
+
+
+def _with_files(part: Any, folder: Path, name: str) -> Any:
+    """A part with what its files hold, if it has any."""
+    return part.read_files(folder / FILES / name) if hasattr(part, "read_files") else part
 
 
 def _restore(path: Path, part: Any, dtype: DTypeLike, where: Placement | None) -> Any:

@@ -93,6 +93,18 @@ def _from_torch(leaf: str, value: np.ndarray, shape: Shape) -> np.ndarray:
     return value.reshape(shape[::-1]).T
 
 
+def to_torch(path: Path, value: np.ndarray) -> np.ndarray:
+    """A parameter in torch's layout: the inverse of what `to_params` does with it.
+
+    Args:
+        path: Of the parameter in the Flax tree.
+        value: As it is there.
+    """
+    if path[-1] != "kernel":
+        return value
+    return np.moveaxis(value, (-2, -1), (1, 0)) if value.ndim > 2 else value.T
+
+
 def _explanation(faults: list[str], diagnosis: list[str]) -> str:
     places = "1 place" if len(faults) == 1 else f"{len(faults)} places"
     summary = f"the state dict does not fit the architecture in {places}"

@@ -8,7 +8,10 @@
      "codec": {"kind": ...},                                        or nothing, for pixels
      "scheduler": {"method": {"kind": "ddim", ...}, "steps": 50, "clip": 1.0}    or nothing,
                                                         for that of its family, if it has one
+     "guidance": 7.5                                    or nothing
     }
+
+Of a part alone, such as an autoencoder, {"name": ..., "part": {"kind": ...}}.
 
 A schedule is a name in `process.SCHEDULES`, T betas, {"alpha": [T], "sigma": [T]}, or the range of
 one that explodes variance, {"sigma_min": ..., "sigma_max": ...}. Cards as they were before there
@@ -36,8 +39,8 @@ FLAT = ("unet", "classifier")  # of older cards
 PROCESS = {"T", *(field.name for field in dataclasses.fields(Process))}
 
 
-def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
-    """What a card describes, without params.
+def build(card: Card, name: str | None = None) -> Any:
+    """What a card describes, without params: a Pretrained, a Classifier, or a part alone.
 
     Args:
         card: Its content, class names listed.
@@ -47,6 +50,8 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
         ValueError: If it lacks something, or nothing can be built from it: which field, what is
             accepted.
     """
+    if "part" in card:
+        return registry.build("part", card["part"])
     if "network" not in card:
         card = _parts_of_flat(card)
     network = registry.build("network", card["network"])
@@ -68,13 +73,17 @@ def build(card: Card, name: str | None = None) -> Pretrained | Classifier:
     if "scheduler" in card:
         scheduler = _scheduler(card["scheduler"])
     model = Pretrained(None, network, process, conditioner, name=name, scheduler=scheduler)
+    if card.get("guidance") is not None:
+        model = model.replace(guidance=_scale(card["guidance"]))
     return (
         model.replace(codec=registry.build("codec", card["codec"])) if "codec" in card else model
     )
 
 
-def describe(model: Pretrained | Classifier) -> Card:
-    """The parts of a model, as a card has them."""
+def describe(model: Any) -> Card:
+    """The parts of a model, or a part alone, as a card has them."""
+    if not isinstance(model, (Pretrained, Classifier)):
+        return {"name": registry.kind_of(model), "part": registry.describe(model)}
     process = model.process
     card = {
         "name": model.name,
@@ -93,6 +102,8 @@ def describe(model: Pretrained | Classifier) -> Card:
     card |= _describe_conditioner(model.conditioner)
     if registry.kind_of(model.codec) != "identity":
         card["codec"] = registry.describe(model.codec)
+    if model.guidance is not None:
+        card["guidance"] = model.guidance
     family = _of_family(model.network)
     if model.scheduler != (family and family.scheduler):
         card["scheduler"] = model.scheduler and (
@@ -185,6 +196,12 @@ def _scheduler(said: Any) -> Scheduler | None:
         raise ValueError(f"scheduler is {said!r}: it must be an object")
     method = registry.build("scheduler: method", said.get("method", {}))
     return construct("scheduler", Scheduler, {**said, "method": method})
+
+
+def _scale(said: Any) -> float:
+    if isinstance(said, bool) or not isinstance(said, (int, float)):
+        raise ValueError(f"guidance is {said!r}: it must be a number")
+    return float(said)
 
 
 def _tabulated(tables: Mapping[str, Any]) -> Schedule:

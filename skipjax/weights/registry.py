@@ -11,7 +11,9 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-from skipjax.codecs import Identity, Latents
+from flax import traverse_util
+
+from skipjax.codecs import AutoencoderKL, AutoencoderTiny, Identity, Latents
 from skipjax.conditioners import (
     ClipText,
     EmbeddedGuidance,
@@ -19,8 +21,11 @@ from skipjax.conditioners import (
     Labels,
     MicroConditioning,
     Pictures,
+    TextEncoder,
 )
 from skipjax.models import (
+    AutoencoderKLConfig,
+    AutoencoderTinyConfig,
     ClassifierConfig,
     CLIPTextConfig,
     DhariwalUNetConfig,
@@ -30,10 +35,11 @@ from skipjax.models import (
     UNet2DConditionConfig,
     UNet2DConfig,
     UNetConfig,
+    param_shapes,
 )
 from skipjax.plans import schedulers
 from skipjax.process import Edm, Flow, Iddpm, Times, Ve, Vp
-from skipjax.weights import adm, clip_text, dit, edm, unet2d, unet2d_condition
+from skipjax.weights import adm, autoencoder, clip_text, dit, edm, unet2d, unet2d_condition
 from skipjax.weights.fields import construct, nearest
 
 # (tensors by name, config, convert) -> params: `weights.adm.to_params` is one.
@@ -58,9 +64,14 @@ KINDS: dict[str, type] = {
     "embedded_guidance": EmbeddedGuidance,
     "given": Given,
     "clip_text": ClipText,
+    "text_encoder": TextEncoder,
     "micro_conditioning": MicroConditioning,
     "identity": Identity,
     "latents": Latents,
+    "autoencoder_kl": AutoencoderKL,
+    "autoencoder_tiny": AutoencoderTiny,
+    "autoencoder_kl_network": AutoencoderKLConfig,
+    "autoencoder_tiny_network": AutoencoderTinyConfig,
     "times": Times,
     "flow": Flow,
     "edm": Edm,
@@ -87,6 +98,8 @@ FILES: dict[type, ToParams] = {
     SongUNetConfig: edm.to_params,
     DhariwalUNetConfig: edm.to_params,
     MagnitudeUNetConfig: edm.to_params,
+    AutoencoderKLConfig: autoencoder.to_params,
+    AutoencoderTinyConfig: autoencoder.to_params,
 }
 MODELS: dict[type, Model] = {
     UNetConfig: adm.model,
@@ -97,12 +110,32 @@ MODELS: dict[type, Model] = {
     SongUNetConfig: edm.models.model,
     DhariwalUNetConfig: edm.models.model,
     MagnitudeUNetConfig: edm.models.model,
+    AutoencoderKLConfig: lambda config, _: AutoencoderKL(None, config),
+    AutoencoderTinyConfig: lambda config, _: AutoencoderTiny(None, config),
+    CLIPTextConfig: lambda config, _: TextEncoder(None, config),
+}
+# How diffusers or transformers call the tensors of the params of a network, by their path.
+NAMES: dict[type, Callable[[tuple[str, ...]], str]] = {
+    UNet2DConfig: unet2d.name,
+    UNet2DConditionConfig: unet2d.name,
+    AutoencoderKLConfig: unet2d.name,
+    AutoencoderTinyConfig: unet2d.name,
+    CLIPTextConfig: clip_text.name,
+}
+# What diffusers calls the networks of which tensors can be written.
+WRITTEN: dict[str, type] = {
+    "UNet2DModel": UNet2DConfig,
+    "UNet2DConditionModel": UNet2DConditionConfig,
+    "AutoencoderKL": AutoencoderKLConfig,
+    "AutoencoderTiny": AutoencoderTinyConfig,
 }
 CLASSES: dict[str, ConfigOf] = {
     "UNet2DModel": unet2d.config_of,
     "UNet2DConditionModel": unet2d_condition.config_of,
     "DiTTransformer2DModel": dit.config_of,
     "Transformer2DModel": dit.config_of,
+    "AutoencoderKL": autoencoder.config_of,
+    "AutoencoderTiny": autoencoder.config_of,
     "CLIPTextModel": clip_text.config_of,
     "CLIPTextModelWithProjection": partial(clip_text.config_of, with_projection=True),
 }
@@ -120,12 +153,16 @@ def register(
 
     Args:
         kind: What cards call it.
-        part: A frozen dataclass whose fields a card gives. A part that owns params has a method
-            `init(key)` and a field `params`, which a card leaves out.
+        part: A frozen dataclass whose fields a card gives; those may be of registered kinds too,
+            or tuples of them. A part that owns params has a method `init(key)` and a field
+            `params`, which a card leaves out. One that owns files besides (a vocabulary) has
+            their fields' names in `in_files`, which a card leaves out too, and methods
+            `write_files(folder)` and `read_files(folder)`, which gives the part with them.
         to_params: Of a network, from a file's tensors to its params; default: its files are not
             read.
         model: Of a network, from its config and a name to what it is taken to be where nothing
-            else is known of a file: a Pretrained without params; default: its card says all.
+            else is known of a file: a Pretrained without params, or another part that is all
+            of the network, a codec; default: its card says all.
         classes: Of a network, what diffusers calls it (`_class_name`), each with a function from
             the fields of its config.json to its config.
 
@@ -154,6 +191,19 @@ def _import_families() -> None:
         entry.load()
 
 
+def tensor_names(config: Any) -> dict[str, tuple[str, ...]]:
+    """What diffusers or transformers call the tensors of a network, each with its path in params.
+
+    Raises:
+        ValueError: If they are not known.
+    """
+    name = NAMES.get(type(config))
+    if name is None:
+        raise ValueError(f"names of {type(config).__name__} in diffusers are not known")
+    flat: Any = traverse_util.flatten_dict(param_shapes(config))
+    return {name(path): path for path in flat}
+
+
 def kind_of(part: Any) -> str:
     """The name of a part's kind.
 
@@ -169,11 +219,10 @@ def kind_of(part: Any) -> str:
 
 
 def describe(part: Any) -> dict[str, Any]:
-    """A part as a card has it: its kind, and its fields that are no arrays."""
-    fields = {
-        f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name != "params"
-    }
-    return {"kind": kind_of(part)} | fields
+    """A part as a card has it: its kind, and its fields that are neither arrays nor files."""
+    left = {"params", *getattr(part, "in_files", ())}
+    names = [f.name for f in dataclasses.fields(part) if f.name not in left]
+    return {"kind": kind_of(part)} | {name: _described(getattr(part, name)) for name in names}
 
 
 def build(what: str, described: Mapping[str, Any]) -> Any:
@@ -195,4 +244,19 @@ def build(what: str, described: Mapping[str, Any]) -> Any:
         _import_families()
     if kind not in KINDS:
         raise ValueError(f"{what}: kind is {kind!r}, {nearest(str(kind), KINDS)}")
+    fields = {name: _built(f"{what}: {name}", value) for name, value in fields.items()}
     return construct(what, KINDS[kind], fields)
+
+
+def _described(value: Any) -> Any:
+    """The value of a field as JSON has it, where it is a part, or several."""
+    if isinstance(value, tuple):
+        return tuple(map(_described, value))
+    return describe(value) if type(value) in KINDS.values() else value
+
+
+def _built(what: str, value: Any) -> Any:
+    """The value of a field, where JSON has a part there, or several."""
+    if isinstance(value, (list, tuple)):
+        return [_built(f"{what} {i}", one) for i, one in enumerate(value)]
+    return build(what, value) if isinstance(value, Mapping) and "kind" in value else value

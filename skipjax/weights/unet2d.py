@@ -56,7 +56,7 @@ def to_params(
         ValueError: If a name is missing or unexpected, or a shape another one; says which.
     """
     return layout.to_params(
-        _with_newer_names(state_dict),
+        with_newer_names(state_dict),
         param_shapes(config),
         name,
         convert,
@@ -139,7 +139,7 @@ def name(path: tuple[str, ...]) -> str:
     return ".".join([*names, "bias" if leaf == "bias" else "weight"])
 
 
-def _with_newer_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def with_newer_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict whose attention has the newer names; one that has both names keeps both, and
     does not fit.
     """

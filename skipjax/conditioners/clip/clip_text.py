@@ -73,6 +73,7 @@ class ClipText:
     chunks: int = 1
 
     takes = ("prompt",)
+    in_files = ("tokenizers",)  # fields that `write_files` writes
 
     def __post_init__(self):
         for name in ("networks", "tokenizers"):

@@ -125,9 +125,9 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, emb: jax.Array, context: jax.Array | None = None
+        self, h: jax.Array, emb: jax.Array | None = None, context: jax.Array | None = None
     ) -> list[jax.Array]:
-        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E]."""
+        """What every part of it gives, for h [B, H, W, C] and the embedding [B, E], if any."""
         parts, level, features = self.parts, self.level, []
         for i in range(level.layers):
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
@@ -160,7 +160,7 @@ class MidBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, emb: jax.Array, context: jax.Array | None = None
+        self, h: jax.Array, emb: jax.Array | None = None, context: jax.Array | None = None
     ) -> jax.Array:
         parts, channels = self.parts, h.shape[-1]
         h = parts.res_block(channels, "resnets_0", divisor=self.divisor)(h, emb)
@@ -181,14 +181,17 @@ class UpBlock(nn.Module):
     def __call__(
         self,
         h: jax.Array,
-        emb: jax.Array,
-        skips: Sequence[jax.Array],
+        emb: jax.Array | None = None,
+        skips: Sequence[jax.Array] | None = None,
         context: jax.Array | None = None,
     ) -> jax.Array:
-        """h [B, 2 H, 2 W, C'], with as many of the last skips beside it as it has layers."""
+        """h [B, 2 H, 2 W, C'], with as many skips beside it as it has layers, the last first; an
+        autoencoder has none.
+        """
         parts, level = self.parts, self.level
-        for i, skip in enumerate(reversed(skips)):
-            h = jnp.concatenate([h, skip], axis=-1)
+        for i in range(level.layers):
+            if skips is not None:
+                h = jnp.concatenate([h, skips[-1 - i]], axis=-1)
             h = parts.res_block(level.channels, f"resnets_{i}")(h, emb)
             if level.attends is not None:
                 h = level.attends(parts, h, context, i)

@@ -1,4 +1,4 @@
-"""Networks by the names that diffusers gives their classes."""
+"""Networks by the names that diffusers and transformers give their classes."""
 
 from collections.abc import Mapping
 from typing import Any

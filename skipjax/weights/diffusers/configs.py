@@ -15,6 +15,7 @@ from skipjax.process import one_of
 from skipjax.schedules import Schedule, Variance
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+PREDICTION_TYPES = {ours: theirs for theirs, ours in PREDICTIONS.items()}
 VARIANCES: dict[str, Variance] = {
     "fixed_small": "small",
     "fixed_small_log": "small",

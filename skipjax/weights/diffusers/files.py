@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 AVERAGE = "unet_ema"  # of train_unconditional's checkpoint-N
 NETWORKS = (AVERAGE, "unet", "transformer")
-STEM, FORMATS = "diffusion_pytorch_model", ("safetensors", "bin")
-DECODERS = ("vae", "vqvae", "movq")
+CODECS, UNREAD = ("vae",), ("vqvae", "movq")
+ENCODERS = ("text_encoder", "text_encoder_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+COMPONENTS = (*NETWORKS, *CODECS, *ENCODERS)  # those with a config and weights
+# How files of weights are called: diffusers' own, and transformers'; the first that there is.
+STEM = "diffusion_pytorch_model"
+KINDS = ((STEM, "safetensors"), ("model", "safetensors"), (STEM, "bin"), ("pytorch_model", "bin"))
+VOCABULARY = ("vocab.json", "merges.txt", "tokenizer.json")
+OF_TOKENIZERS = (*VOCABULARY, "tokenizer_config.json", "special_tokens_map.json")
+OF_TOKENIZERS += ("added_tokens.json",)
 
 
 class Weights(NamedTuple):
@@ -30,7 +38,7 @@ class Weights(NamedTuple):
 def listing(folder: Path) -> set[str]:
     """The names of a folder's files that may matter, with those in its components' folders."""
     found = set()
-    for inner in (".", "scheduler", *NETWORKS):
+    for inner in (".", "scheduler", *COMPONENTS, *TOKENIZERS):
         place = folder / inner
         if place.is_dir():
             names = (path.name for path in place.iterdir() if path.is_file())
@@ -43,33 +51,55 @@ def is_pipeline(names: Collection[str]) -> bool:
     return any(name in names for name in (INDEX, CONFIG, *(f"{n}/{CONFIG}" for n in NETWORKS)))
 
 
-def network(names: Collection[str], components: Mapping[str, Any] | None) -> str:
-    """Where the network lies among files of these names: "unet/", or "" where it lies flat.
+def components(names: Collection[str], index: Mapping[str, Any] | None) -> dict[str, str]:
+    """Where components lie among files of these names: "unet/", or "" where one lies flat.
 
     Args:
         names: Of all files.
-        components: What model_index.json says; None where there is none.
+        index: What model_index.json says; None where there is none.
+
+    Returns:
+        By component, the network first; of a component's own folder {"": ""}.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no network.
     """
     candidates: tuple[str, ...] = NETWORKS
-    if components is not None:
-        candidates = tuple(n for n in NETWORKS if class_of(components, n) is not None)
-    for name in candidates:
-        if f"{name}/{CONFIG}" in names:
-            return f"{name}/"
+    if index is not None:
+        candidates = tuple(n for n in NETWORKS if class_of(index, n) is not None)
+    found = next((name for name in candidates if f"{name}/{CONFIG}" in names), None)
+    if found is not None:
+        others = (n for n in (*CODECS, *ENCODERS) if index is not None and class_of(index, n))
+        return {found: f"{found}/"} | {n: f"{n}/" for n in others if f"{n}/{CONFIG}" in names}
     if candidates and CONFIG in names:
-        return ""
-    if components is None:
+        return {candidates[0] if index is not None else "": ""}
+    if index is None:
         raise ValueError(f"there is neither {INDEX} nor {CONFIG} in it")
     if candidates:
         raise ValueError(f"{candidates[0]}/{CONFIG} is missing")
-    there = ", ".join(n for n in components if class_of(components, n) is not None)
+    there = ", ".join(n for n in index if class_of(index, n) is not None)
     raise ValueError(
-        f"it is a {components.get('_class_name')} of {there or 'nothing'}: a pipeline with a unet "
+        f"it is a {index.get('_class_name')} of {there or 'nothing'}: a pipeline with a unet "
         "or a transformer is wanted"
     )
+
+
+def absent(names: Collection[str], index: Mapping[str, Any] | None) -> list[str]:
+    """The components that a model_index.json names and of which nothing is there."""
+    if index is None:
+        return []
+    parts = [n for n in (*CODECS, *ENCODERS) if class_of(index, n)]
+    tokenizers = [n for n in TOKENIZERS if class_of(index, n)]
+    return [name for name in parts if f"{name}/{CONFIG}" not in names] + [
+        name for name in tokenizers if not vocabulary(names, f"{name}/")
+    ]
+
+
+def vocabulary(names: Collection[str], folder: str) -> tuple[str, ...]:
+    """The files of a tokenizer in a folder, such as "tokenizer/"; none where it holds none."""
+    there = tuple(folder + name for name in OF_TOKENIZERS if folder + name in names)
+    pair = all(folder + name in names for name in VOCABULARY[:2])
+    return there if pair or folder + VOCABULARY[2] in names else ()
 
 
 def class_of(components: Mapping[str, Any], name: str) -> str | None:
@@ -99,15 +129,18 @@ def weights(names: Collection[str], folder: str, variant: str | None = None) -> 
             is.
     """
     there = {name.removeprefix(folder) for name in names if name.startswith(folder)}
-    for kind in ([] if variant is None else [variant]) + [""]:
-        for suffix in FORMATS:
-            found = _of_kind(there, kind, suffix)
+    for mark in ([] if variant is None else [variant]) + [""]:
+        for stem, suffix in KINDS:
+            found = _of_kind(there, mark, stem, suffix)
             if found is not None:
-                plain = bool(variant) and not kind
+                plain = bool(variant) and not mark
                 index = None if found.index_file is None else folder + found.index_file
                 return Weights(tuple(folder + file for file in found.files), index, plain)
-    others = sorted({m[1] for name in there if (m := re.match(rf"{STEM}\.([\w-]+)\.\w+$", name))})
-    wanted = " or ".join(f"{folder}{STEM}.{suffix}" for suffix in FORMATS)
+    stems = "|".join({stem for stem, _ in KINDS})
+    marked = (re.match(rf"(?:{stems})\.([\w-]+)\.(?:safetensors|bin)$", name) for name in there)
+    others = sorted({found[1] for found in marked if found})
+    ours = KINDS[1::2] if folder.rstrip("/") in ENCODERS else KINDS[::2]
+    wanted = " or ".join(f"{folder}{stem}.{suffix}" for stem, suffix in ours)
     hint = ""
     if others:
         hint = f"; there is a variant: load(..., variant={others[0]!r}) or --variant {others[0]}"
@@ -116,13 +149,13 @@ def weights(names: Collection[str], folder: str, variant: str | None = None) -> 
     raise ValueError(f"its weights are missing, {wanted}{hint}")
 
 
-def _of_kind(there: Collection[str], kind: str, suffix: str) -> Weights | None:
+def _of_kind(there: Collection[str], mark: str, stem: str, suffix: str) -> Weights | None:
     """One file, or shards, of a variant ("" for none) in one format."""
-    dotted = f".{kind}" if kind else ""
-    single = f"{STEM}{dotted}.{suffix}"
-    indices = [f"{STEM}.{suffix}.index{dotted}.json", f"{single}.index.json"]
+    dotted = f".{mark}" if mark else ""
+    single = f"{stem}{dotted}.{suffix}"
+    indices = [f"{stem}.{suffix}.index{dotted}.json", f"{single}.index.json"]
     mark = re.escape(dotted)
-    shard = re.compile(rf"{STEM}{mark}-\d+-of-\d+\.{suffix}|{STEM}-\d+-of-\d+{mark}\.{suffix}")
+    shard = re.compile(rf"{stem}{mark}-\d+-of-\d+\.{suffix}|{stem}-\d+-of-\d+{mark}\.{suffix}")
     shards = tuple(sorted(name for name in there if shard.fullmatch(name)))
     index = next((name for name in indices if name in there), None)
     if index is not None and (shards or single not in there):

@@ -1,22 +1,18 @@
 """A folder as diffusers writes it: a pipeline, or one component with its config and weights."""
 
-import hashlib
 import re
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-from jax.typing import DTypeLike
-
-from skipjax.codecs import Latents
-from skipjax.conditioners import Labels
-from skipjax.models import param_shapes
+from skipjax.conditioners import Labels, Tokenizer
 from skipjax.pretrained import Pretrained
-from skipjax.sharding import Placement
-from skipjax.weights import checksums, placing, registry
-from skipjax.weights.diffusers import classes, files
+from skipjax.weights import registry
+from skipjax.weights.components import Component, Found, of, role
+from skipjax.weights.diffusers import classes, files, pipelines
 from skipjax.weights.diffusers import scheduler as schedulers
 from skipjax.weights.readers import state_dict
 
@@ -25,53 +21,18 @@ OF_AVERAGES = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")
 OF_AVERAGES += ("update_after_step", "use_ema_warmup")
 
 
-@dataclass(frozen=True)
-class Folder:
-    """What was found in a folder, before any weight is read.
+class Described(NamedTuple):
+    """What the configs of a folder describe.
 
     Attributes:
-        path: The folder.
-        model: What it describes, without params.
-        place: The folder in it that holds the weights, or itself.
-        weights: Of each tensor the file that it lies in, where there are several; else the file.
+        model: A Pretrained or a part alone, without params.
+        configs: Of its networks, by component.
+        places: Where these lie in it, "unet/", or "".
     """
 
-    path: Path
-    model: Pretrained
-    place: Path
-    weights: dict[str, str] | str
-
-    @property
-    def files(self) -> list[Path]:
-        """The files of weights."""
-        names = [self.weights] if isinstance(self.weights, str) else self.weights.values()
-        return [self.place / name for name in dict.fromkeys(names)]
-
-    def load(self, dtype: DTypeLike, where: Placement | None) -> Pretrained:
-        """Reads the weights, one at a time.
-
-        Raises:
-            ValueError: If a file is damaged, or the weights do not fit the config, or are not
-                finite.
-        """
-        for path in self.files:
-            checksums.check_blob(path)
-        try:
-            if isinstance(self.weights, str):
-                tensors = state_dict.read(self.place / self.weights)
-            else:
-                tensors = state_dict.read_shards(self.place, self.weights)
-            params = placing.params(tensors, self.model.network, dtype, where)
-        except ValueError as error:
-            raise _of(self.place, error) from None
-        return replace(self.model, params=params, source=str(self.path))
-
-    def sha256(self) -> str:
-        """The checksum of the weights: of the file, or of what `sha256sum` would print of all."""
-        if len(self.files) == 1:
-            return checksums.sha256(self.files[0])
-        lines = "".join(f"{checksums.sha256(path)}  {path.name}\n" for path in self.files)
-        return hashlib.sha256(lines.encode()).hexdigest()
+    model: Any
+    configs: dict[str, Any]
+    places: dict[str, str]
 
 
 def is_folder(path: Path) -> bool:
@@ -79,7 +40,7 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() and files.is_pipeline(files.listing(path))
 
 
-def find(path: Path, name: str | None = None, variant: str | None = None) -> Folder:
+def find(path: Path, name: str | None = None, variant: str | None = None) -> Found:
     """What there is in a folder, all of it looked for before anything large is read.
 
     Args:
@@ -92,77 +53,133 @@ def find(path: Path, name: str | None = None, variant: str | None = None) -> Fol
     """
     try:
         names = files.listing(path)
-        model, place = described(path, name or _name(path), names)
-        weights = files.weights(names, place, variant)
-        if weights.plain:
+        model, configs, places = described(path, name or _name(path), names, whole=True)
+        components: dict[str, Component] = {}
+        every: list[Path] = []
+        plain: list[str] = []
+        for component, place in places.items():
+            weights = files.weights(names, place, variant)
+            plain += weights.files[:1] if weights.plain else ()
+            read, paths = _tensors(path, place, weights)
+            components[component] = Component(configs[component], read, path / place)
+            every += paths
+        if plain:
             warnings.warn(
-                f"{path} has no variant {variant!r}: took {', '.join(weights.files[:1])}",
-                stacklevel=2,
+                f"{path} has no variant {variant!r}: took {', '.join(plain)}", stacklevel=2
             )
-        if place == f"{files.AVERAGE}/" and f"unet/{files.CONFIG}" in names:
+        if files.AVERAGE in places and f"unet/{files.CONFIG}" in names:
             warnings.warn(
                 f"{path}: took {files.AVERAGE}, the average of the weights; its folder unet has "
                 "those of the last step",
                 stacklevel=2,
             )
-        if weights.index_file is not None:
-            return Folder(path, model, path / place, files.shards(path / weights.index_file))
-        return Folder(path, model, path / place, Path(weights.files[0]).name)
+        return Found(path, model, components, tuple(every))
     except ValueError as error:
-        raise _of(path, error) from None
+        raise of(path, error) from None
 
 
-def describe(path: Path) -> Pretrained:
+def describe(path: Path) -> Any:
     """What the configs in a folder describe, without params, whether its weights are there or not.
 
     Raises:
         ValueError: If nothing can be built from them.
     """
     try:
-        return described(path, _name(path), files.listing(path))[0]
+        return described(path, _name(path), files.listing(path)).model
     except ValueError as error:
-        raise _of(path, error) from None
+        raise of(path, error) from None
 
 
-def described(path: Path, name: str, names: set[str]) -> tuple[Pretrained, str]:
-    """What the configs of a folder describe, without params; and where its network lies in it.
+def described(path: Path, name: str, names: set[str], whole: bool = False) -> Described:
+    """What the configs of a folder describe, and where its networks lie in it.
 
     Args:
         path: The folder.
         name: What to call the model.
         names: Of the files that are to be there.
+        whole: Whether all of it is there, so that tokenizers are read, and what is missing said.
     """
-    components = files.read(path / files.INDEX) if files.INDEX in names else None
-    place = files.network(names, components)
+    index = files.read(path / files.INDEX) if files.INDEX in names else None
+    places = files.components(names, index)
+    if whole:
+        # Of tokenizers it is said where a vocabulary is looked for.
+        lost = [name for name in files.absent(names, index) if name not in files.TOKENIZERS]
+        pipelines.say_missing(path, lost)
+    said = {name: _config(path, place, index, name) for name, place in places.items()}
+    network, *others = said
+    for other in others:
+        if registry.config_of(said[other][0]) is None:
+            pipelines.say(f"{other} is a {said.pop(other)[0]}, which is not read", other)
+    if not all(name in said for name in files.ENCODERS if files.class_of(index or {}, name)):
+        said = {one: cls for one, cls in said.items() if one not in files.ENCODERS}
+    configs = {one: classes.network(cls, fields) for one, (cls, fields) in said.items()}
+    if not network:
+        (config,) = configs.values()
+        network = role(config)
+        configs, places = {network: config}, {network: ""}
+    config = configs[network]
+    alone = registry.MODELS[type(config)](config, name)
+    if not isinstance(alone, Pretrained):
+        return Described(alone, configs, places)
+    told = _scheduler(path, names, index)
+    pipeline = (index or {}).get("_class_name")
+    pipeline = pipeline if isinstance(pipeline, str) else None
+    read = None if told is None else schedulers.read(told, pipeline)
+    tokenizers = _tokenizers(path, names, index or {}) if whole else []
+    model = pipelines.assemble(name, configs, tokenizers, read, _settings(index or {}))
+    model = _with_class_names(model, (index or {}).get("id2label"))
+    return Described(model, configs, {component: places[component] for component in configs})
+
+
+def _tensors(path: Path, place: str, weights: files.Weights) -> tuple[Any, list[Path]]:
+    """What reads the tensors of a component, and the files that they lie in."""
+    if weights.index_file is None:
+        file = path / weights.files[0]
+        return partial(state_dict.read, file), [file]
+    where = files.shards(path / weights.index_file)
+    paths = [path / place / name for name in dict.fromkeys(where.values())]
+    return partial(state_dict.read_shards, path / place, where), paths
+
+
+def _config(
+    path: Path, place: str, index: Mapping[str, Any] | None, component: str
+) -> tuple[str, dict[str, Any]]:
+    """The class of a component's network, and the fields of its config."""
     fields = files.read(path / place / files.CONFIG)
-    cls = fields.get("_class_name") or files.class_of(
-        components or {}, place.rstrip("/") or "unet"
-    )
+    architectures = fields.get("architectures")  # transformers' word for it
+    cls = fields.get("_class_name")
+    if isinstance(architectures, list) and architectures:
+        cls = cls or architectures[0]
+    cls = cls or files.class_of(index or {}, component)
     if not isinstance(cls, str):
         raise ValueError(
             f"{place}{files.CONFIG} has no _class_name: it is no network of diffusers'"
         )
     fields = {key: value for key, value in fields.items() if key not in OF_AVERAGES}
-    network = classes.network(cls.removeprefix("Flax"), fields)
-    model = registry.MODELS[type(network)](network, name)
-    said = _scheduler(path, names, components)
-    if said is not None:
-        pipeline = (components or {}).get("_class_name")
-        found = schedulers.read(said, pipeline if isinstance(pipeline, str) else None)
-        process = model.process.replace(**found.process)
-        model = model.replace(process=process, scheduler=found.scheduler)
-    decoder = next((d for d in files.DECODERS if files.class_of(components or {}, d)), None)
-    if decoder is not None:
-        warnings.warn(f"{decoder} is not read: samples are latents", stacklevel=3)
-        factor = 4 if decoder == "vqvae" else 8
-        process = model.process.replace(bounds=None)
-        model = model.replace(process=process, codec=Latents(factor))
-    return _with_class_names(model, (components or {}).get("id2label")), place
+    return cls.removeprefix("Flax"), fields
 
 
-def number_of_weights(model: Pretrained) -> int:
-    """How many parameters a network has."""
-    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(model.network)))
+def _settings(index: Mapping[str, Any]) -> pipelines.Settings:
+    """What model_index.json says besides its components."""
+    unread = next((name for name in files.UNREAD if files.class_of(index, name)), None)
+    if unread is not None:
+        pipelines.say(f"{unread} is not read", unread)
+    lacks_codec = any(files.class_of(index, name) for name in files.CODECS)
+    factor = 4 if unread == "vqvae" else 8 if unread or lacks_codec else None
+    return pipelines.Settings(
+        zeros_for_empty=index.get("force_zeros_for_empty_prompt") is True,
+        aesthetic=index.get("requires_aesthetics_score") is True,
+        factor=factor,
+    )
+
+
+def _tokenizers(path: Path, names: set[str], index: Mapping[str, Any]) -> list[Tokenizer]:
+    """The tokenizers of a pipeline, one for each text encoder; none where one is missing."""
+    encoders = [name for name in files.ENCODERS if files.class_of(index, name)]
+    wanted = [files.TOKENIZERS[files.ENCODERS.index(name)] for name in encoders]
+    if not all(files.vocabulary(names, f"{name}/") for name in wanted):
+        return []
+    return [Tokenizer.read(path / name) for name in wanted]
 
 
 def _scheduler(path: Path, names: set[str], components: Any) -> dict[str, Any] | None:
@@ -206,9 +223,4 @@ def _name(path: Path) -> str:
     path = path.resolve()
     if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
         return path.parents[1].name.removeprefix("models--").replace("--", "/")
-    return f"{path.parent.name}/{path.name}" if path.name in files.NETWORKS else path.name
-
-
-def _of(path: Path, error: ValueError) -> ValueError:
-    """The error with the folder before it."""
-    return ValueError(f"{path}: {str(error).removeprefix(f'{path}: ').removeprefix(f'{path}/')}")
+    return f"{path.parent.name}/{path.name}" if path.name in files.COMPONENTS else path.name

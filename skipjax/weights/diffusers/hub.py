@@ -16,9 +16,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from skipjax.pretrained import Pretrained
+from skipjax.weights.components import Found, parameters
 from skipjax.weights.diffusers import files, folder
-from skipjax.weights.diffusers.folder import Folder
 
 MAIN, TIMEOUT = "main", 30.0  # seconds in which the hub must answer
 # Repositories that are gone, and where their files are now.
@@ -36,7 +35,7 @@ CONFIGS = (
     files.CONFIG,
     files.SCHEDULER,
     f"scheduler/{files.SCHEDULER}",
-    *(f"{name}/{files.CONFIG}" for name in files.NETWORKS),
+    *(f"{name}/{files.CONFIG}" for name in files.COMPONENTS),
 )
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl", ".npz", ".json")
@@ -75,7 +74,7 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     return snapshot if re.fullmatch(r"\w{1,64}", commit) and snapshot.is_dir() else None
 
 
-def find(name: str, revision: str | None, variant: str | None, dtype: DTypeLike) -> Folder:
+def find(name: str, revision: str | None, variant: str | None, dtype: DTypeLike) -> Found:
     """The folder of a repository: from the cache, or fetched into it.
 
     Args:
@@ -100,7 +99,7 @@ def find(name: str, revision: str | None, variant: str | None, dtype: DTypeLike)
     return folder.find(path, name, variant)
 
 
-def describe(name: str, revision: str | None = None) -> Pretrained:
+def describe(name: str, revision: str | None = None) -> Any:
     """What a repository's configs describe, without params; weights are not fetched.
 
     Raises:
@@ -108,10 +107,10 @@ def describe(name: str, revision: str | None = None) -> Pretrained:
     """
     path = _in_cache(name, revision)
     if path is not None and files.is_pipeline(names := files.listing(path)):
-        return folder.described(path, name, names)[0]
+        return folder.described(path, name, names).model
     try:
         hub = _Repository(MOVED.get(name, name), revision)
-        return folder.described(hub.fetch(CONFIGS), name, set(hub.sizes))[0]
+        return folder.described(hub.fetch(CONFIGS), name, set(hub.sizes)).model
     except ValueError as error:
         raise ValueError(f"{name}: {_nowhere()}; {error}") from None
 
@@ -125,14 +124,19 @@ def _lacks(path: Path, variant: str | None) -> str | None:
     """What a folder of the cache lacks to be loaded; None if it is all there."""
     try:
         names = files.listing(path)
-        components = files.read(path / files.INDEX) if files.INDEX in names else None
-        found = files.weights(names, files.network(names, components), variant)
-        if found.index_file is not None:
-            files.shards(path / found.index_file)
-        if components is not None and files.class_of(components, "scheduler") is not None:
+        index = files.read(path / files.INDEX) if files.INDEX in names else None
+        plain = False
+        for place in files.components(names, index).values():
+            found = files.weights(names, place, variant)
+            if found.index_file is not None:
+                files.shards(path / found.index_file)
+            plain |= found.plain
+        if index is not None and files.class_of(index, "scheduler") is not None:
             if files.scheduler(names) is None:
                 return f"{files.SCHEDULER} is missing"
-        return f"there is no variant {variant!r}" if found.plain else None
+        if missing := files.absent(names, index):
+            return f"there is no {', '.join(missing)}"
+        return f"there is no variant {variant!r}" if plain else None
     except ValueError as error:
         return str(error)
 
@@ -144,9 +148,13 @@ def _fetch(name: str, revision: str | None, variant: str | None, dtype: DTypeLik
     path = hub.fetch(CONFIGS)
     names = set(hub.sizes)
     with warnings.catch_warnings(action="ignore"):  # it is said when all is there
-        model, place = folder.described(path, name, names)
-    found = files.weights(names, place, variant)
-    wanted = [*found.files, *([found.index_file] if found.index_file else [])]
+        model, _, places = folder.described(path, name, names)
+    wanted: list[str] = []
+    for place in places.values():
+        found = files.weights(names, place, variant)
+        wanted += [*found.files, *([found.index_file] if found.index_file else [])]
+    for tokenizer in files.TOKENIZERS:
+        wanted += files.vocabulary(names, f"{tokenizer}/")
     size, there = sum(hub.sizes[file] for file in wanted), hub.there(wanted)
     room = shutil.disk_usage(cache()).free
     if size - there > room:
@@ -154,7 +162,7 @@ def _fetch(name: str, revision: str | None, variant: str | None, dtype: DTypeLik
             f"its files take {_amount(size - there)}, and {cache()} has room for "
             f"{_amount(room)}: make some, or set HF_HUB_CACHE"
         )
-    memory = folder.number_of_weights(model) * jnp.dtype(dtype).itemsize
+    memory = sum(parameters(model).values()) * jnp.dtype(dtype).itemsize
     many = f"{len(wanted)} file{'s' * (len(wanted) > 1)}"
     moved = "" if now == name else f"{name} has moved: "
     warnings.warn(

@@ -29,3 +29,16 @@ def state_dict(path: Path) -> dict[str, Tensor]:
             return {n: Tensor(path, n, tuple(file.get_slice(n).get_shape())) for n in names}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole .safetensors file ({error})") from None
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the header of a file says beside its tensors.
+
+    Raises:
+        ValueError: If it is damaged, or of another kind.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole .safetensors file ({error})") from None

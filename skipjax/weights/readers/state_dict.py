@@ -65,6 +65,22 @@ def read_shards(folder: Path, files: Mapping[str, str]) -> dict[str, Any]:
     return _unprefixed(found)
 
 
+def about(path: Path) -> dict[str, Any]:
+    """What a file says beside its tensors: a .safetensors its metadata, texts by name; a dict that
+    torch.save wrote its numbers and texts.
+
+    Raises:
+        ValueError: If it is another file, or is damaged.
+        OSError: If it cannot be opened.
+    """
+    reader = _reader(path)
+    if reader is safetensors_file.state_dict:
+        return dict(safetensors_file.metadata(path))
+    content = reader(path)
+    some = content.items() if type(content) is dict else ()
+    return {k: v for k, v in some if type(k) is str and isinstance(v, (int, float, str))}
+
+
 def _tensors_of(path: Path, key: str | None) -> dict[str, Any]:
     """The tensors of a file, by the names that they have there."""
     try:
