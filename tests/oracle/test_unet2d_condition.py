@@ -15,6 +15,8 @@ diffusers = pytest.importorskip(
     "diffusers", reason="diffusers is not installed: pip install -e .[oracle]"
 )
 
+FEW = ["sd1", "sd2", "xl", "refiner", "lcm", "inpainting", "x4_upscaler", "other_kernels"]
+
 
 def their_network(fields, seed=0):
     """diffusers' network with weights such that every layer matters."""
@@ -67,7 +69,9 @@ def outputs(fields, size, **options):
     return ours, their_output(network, x, t, condition)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in CASES]
+)
 def test_outputs_are_diffusers(name):
     ours, theirs = outputs(CASES[name], (8, 16))
     assert ours.shape == theirs.shape and ours.dtype == np.float32
