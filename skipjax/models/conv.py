@@ -108,15 +108,13 @@ def _by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     width = channels if whole else _divisor(channels, CHANNELS)
     tile = 2 if minimal else 1
     rows = tile * _divisor(h // tile, PIXELS // (tile * b * w))
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def block(j, out):
         part = lax.dynamic_slice_in_dim(kernel, j * width, width, 3)
         part = _transformed(part) if minimal else part
 
         def band(i, out):
-            above = lax.dynamic_slice_in_dim(padded, i * rows, rows + 2, 1)
-            result = (_winograd if minimal else _direct)(above, part)
+            result = (_winograd if minimal else _direct)(_band(x, i, rows), part)
             return lax.dynamic_update_slice(out, result, (0, i * rows, 0, j * width))
 
         return lax.fori_loop(0, h // rows, band, out)
@@ -150,10 +148,9 @@ def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # [place along the width, weight, place along the height, weight, I, O]
     kernels = along(along(kernel, 0), 2)
     rows = _divisor(h, PIXELS // (b * w))
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def band(i, out):
-        above = lax.dynamic_slice_in_dim(padded, i * rows, rows + 2, 1)
+        above = _band(x, i, rows)
 
         def phase(y, z):
             windows = _windows(above[:, y : y + rows + 1, z : z + w + 1], 2)
@@ -196,6 +193,18 @@ def _along_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.moveaxis(lax.optimization_barrier(out), 0, -1)
 
     return jnp.moveaxis(lax.map(band, jnp.arange(h // rows)), 0, 1).reshape(b, h, w, channels)
+
+
+def _band(x: jax.Array, i: jax.Array, rows: int) -> jax.Array:
+    """The i-th band of x and a pixel around it, [B, rows + 2, W + 2, C]: x is never padded whole,
+    which would be a second array as large.
+    """
+    first, behind = i * rows, (i + 1) * rows
+    row = partial(lax.dynamic_slice_in_dim, x, slice_size=1, axis=1)
+    above = jnp.where(first == 0, 0, row(jnp.maximum(first - 1, 0)))
+    below = jnp.where(behind == x.shape[1], 0, row(jnp.minimum(behind, x.shape[1] - 1)))
+    inside = lax.dynamic_slice_in_dim(x, first, rows, 1)
+    return jnp.pad(jnp.concatenate([above, inside, below], 1), ((0, 0), (0, 0), (1, 1), (0, 0)))
 
 
 def _divisor(number: int, most: int) -> int:
