@@ -183,7 +183,7 @@ def sample(
     devices = _devices(devices)
     ids = as_ids(num, ids, sampler.number_of(words) or 4)
     encodes = progress and bool(jax.tree.leaves(params.conditioner))
-    with progress_bar.stage(encodes, "encoding", len(ids), "prompt"):
+    with progress_bar.stage(encodes, "encoding", len(ids), "prompt", late=True):
         condition, null = sampler.condition(words, key, ids)
     # What encodes words has done its part, and stays where it is.
     drawing = sampler.model.replace(conditioner=None)

@@ -35,13 +35,23 @@ def on_step(i) -> None:
         _shown[-1].update(new)
 
 
-def stage(shown: bool, doing: str, total: int, unit: str) -> AbstractContextManager[None]:
-    """A bar of its own until the block ends, of what no program tells the parts of; or none."""
-    return _stage(doing, total, unit) if shown else nullcontext()
+def stage(
+    shown: bool, doing: str, total: int, unit: str, *, late: bool = False
+) -> AbstractContextManager[None]:
+    """A bar of its own until the block ends, of what no program tells the parts of; or none.
+
+    Args:
+        shown: Whether there is one.
+        doing: What is done.
+        total: How many.
+        unit: Of what.
+        late: Whether it is there only when all is done, and not at all after an error.
+    """
+    return _stage(doing, total, unit, 1e-9 if late else 0) if shown else nullcontext()
 
 
 @contextmanager
-def _stage(doing: str, total: int, unit: str) -> Iterator[None]:
-    with tqdm(total=total, desc=doing, unit=unit) as shown:
+def _stage(doing: str, total: int, unit: str, delay: float) -> Iterator[None]:
+    with tqdm(total=total, desc=doing, unit=unit, delay=delay) as shown:
         yield
         shown.update(total)

@@ -61,10 +61,12 @@ class Reference:
         scale, bias = (self.tensors[f"{name}.{leaf}"] for leaf in ("weight", "bias"))
         return flat * scale[:, None, None] + bias[:, None, None]
 
-    def resnet(self, name, x, emb, resample=lambda x: x, divisor=1):
+    def resnet(self, name, x, emb=None, resample=lambda x: x, divisor=1):
         h = resample(self.act(self.norm(f"{name}.norm1", x)))
         h, x = self.conv(f"{name}.conv1", h), resample(x)
-        told = self.linear(f"{name}.time_emb_proj", self.act(emb))[:, :, None, None]
+        told = 0
+        if emb is not None:
+            told = self.linear(f"{name}.time_emb_proj", self.act(emb))[:, :, None, None]
         if self.fields["resnet_time_scale_shift"] == "scale_shift":
             scale, shift = np.split(told, 2, axis=1)
             h = self.norm(f"{name}.norm2", h) * (1 + scale) + shift

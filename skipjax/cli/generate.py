@@ -42,6 +42,10 @@ class Generate:
     """Devices that each copy of the weights is split over."""
     on_nan: Literal["stop", "skip"] = "stop"
     """At a picture that is NaN or infinite: stop, or leave it out and record its id."""
+    compiled_at: str | None = None
+    """Folder, or URL such as gs://bucket/compiled, where compiled programs are kept: the first
+    worker compiles, and those that read it start at once. Default: among the user's caches, or
+    JAX_COMPILATION_CACHE_DIR."""
     distributed: bool = False
     """Compute on the devices of all hosts as one, where a model is split over them or a TPU slice
     demands it; jax.distributed finds the others by itself on most clusters."""
@@ -60,6 +64,8 @@ class Generate:
         """Draws, and says what came of it."""
         if self.distributed:
             jobs.distribute(self.coordinator, self.process, self.num_processes)
+        if self.compiled_at is not None:
+            jobs.keep_compiled(self.compiled_at)
         report = jobs.Lines() if self.json else jobs.Bar()
         where: dict[str, Any] = {"worker": self.worker, "num_workers": self.num_workers}
         where |= {"batch": self.batch, "split": self.split}

@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import platformdirs
 import tyro
 
 import skipjax
+from skipjax import jobs
 from skipjax.cli.convert import Convert
 from skipjax.cli.describe import Info, Plans
 from skipjax.cli.generate import Export, Generate, Verify
@@ -42,9 +42,7 @@ def _run(arguments: list[str]) -> None:
         print(f"skipjax {skipjax.__version__}")
         return
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(platformdirs.user_cache_dir("skipjax")) / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jobs.keep_compiled(Path(platformdirs.user_cache_dir("skipjax")) / "compiled")
     try:
         command = tyro.cli(
             Annotated[Sample, tyro.conf.subcommand("sample")]

@@ -144,7 +144,7 @@ class Sample:
 def _encode(sampler: Sampler, words: dict[str, Any], key: jax.Array, ids: np.ndarray) -> Batch:
     """What the network is told of all samples; with a bar where words are encoded by one."""
     encodes = bool(jax.tree.leaves(sampler.model.conditioner))
-    with progress.stage(encodes, "encoding", len(ids), "prompt"):
+    with progress.stage(encodes, "encoding", len(ids), "prompt", late=True):
         return Batch(ids, *sampler.condition(words, key, ids))
 
 

@@ -96,8 +96,10 @@ class Autoencoder:
             shape: Of scaled latents, [B, h, w, C].
         """
         params = param_shapes(self.network) if self.params is None else self.params
-        z = jax.ShapeDtypeStruct(shape, jnp.float32)
-        lowered = program.lower(params, z, mesh=sharding.mesh_of(params), **self._static("decode"))
+        mesh = sharding.mesh_of(params)
+        over = None if mesh is None else sharding.replicated(mesh)
+        z = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=over)
+        lowered = program.lower(params, z, mesh=mesh, **self._static("decode"))
         said: Any = lowered.compile().memory_analysis()
         parts = (said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes)
         return int(sum(parts))
@@ -114,10 +116,10 @@ class Autoencoder:
         mesh = sharding.mesh_of(params) or sharding.mesh_of(x)
         if mesh is not None:
             whole = sharding.replicated(mesh)
-            params, x = (
-                tree if sharding.mesh_of(tree) == mesh else jax.device_put(tree, whole)
-                for tree in (params, x)
-            )
+            if sharding.mesh_of(params) != mesh:
+                params = jax.device_put(params, whole)
+            if half == "decode" or sharding.mesh_of(x) != mesh:
+                x = jax.device_put(x, whole)
         return program(params, x, mesh=mesh, **self._static(half))
 
     def _static(self, half: Literal["encode", "decode"]) -> dict[str, Any]:

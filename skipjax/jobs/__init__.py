@@ -12,6 +12,7 @@ from skipjax.jobs.export import Exported as Exported
 from skipjax.jobs.export import export as export
 from skipjax.jobs.group import distribute as distribute
 from skipjax.jobs.job import Job as Job
+from skipjax.jobs.kept import keep_compiled as keep_compiled
 from skipjax.jobs.reporting import Bar as Bar
 from skipjax.jobs.reporting import Lines as Lines
 from skipjax.jobs.reporting import Report as Report

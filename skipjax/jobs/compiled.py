@@ -82,6 +82,7 @@ class Compiled:
             lowered = program.lower(*self._before, *batch, *self._after, None, **options)
         self._compiled = lowered.compile()
         self.memory = _memory(self._compiled)
+        self._shape = self.size, *sampler.shape
 
     def __call__(self, batch: Batch) -> jax.Array:
         """Starts drawing at most `size` samples; float32 [size, ...], not waited for.
@@ -112,6 +113,12 @@ class Compiled:
     def decode(self, z: jax.Array) -> jax.Array:
         """Samples of what is diffused, where the weights are."""
         return decode(self._model, z)
+
+    @property
+    def decoding(self) -> int | None:
+        """Bytes that decoding takes on each device, likewise; its program is compiled for that."""
+        memory = getattr(self._model.codec, "memory", None)
+        return None if memory is None else memory(self._shape)
 
     def _on_devices(self, batch: Batch) -> Batch:
         return self._spread(batch._replace(ids=batch.ids.astype(np.uint32)))

@@ -12,7 +12,7 @@ from skipjax.codecs import images
 from skipjax.jobs import record, storage, workers
 from skipjax.jobs.formats import Pictures, encode
 from skipjax.jobs.job import Job, resolve
-from skipjax.jobs.program import Program
+from skipjax.jobs.program import Program, said_memory
 from skipjax.jobs.reporting import Report
 from skipjax.jobs.shards import Layout
 
@@ -30,6 +30,7 @@ class Estimate(NamedTuple):
         memory: Bytes of the program on each device, weights included; None where not known.
         rate: Pictures per second, as just measured.
         seconds: For all the pictures.
+        decoding: Bytes that decoding takes on each device, after the program; likewise.
     """
 
     pictures: int
@@ -39,11 +40,12 @@ class Estimate(NamedTuple):
     memory: int | None
     rate: float
     seconds: float
+    decoding: int | None = None
 
     def __str__(self) -> str:
         hours, rest = divmod(round(self.seconds), 3600)
         takes = f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-        memory = "" if self.memory is None else f", {self.memory / 1e9:.2f} GB on each device"
+        memory = said_memory(self.memory, self.decoding)
         return (
             f"{self.pictures:,} pictures to draw, in {self.shards:,} shards, "
             f"{self.bytes / 1e9:.3f} GB; {self.batch} at a time{memory}; "
@@ -84,5 +86,12 @@ def estimate(
     size = len(encode(some, layout.format)) / len(ids)
     num = sum(len(layout.ids(shard)) for shard in left)
     return Estimate(
-        num, len(left), int(size * num), program.batch, program.memory, rate, num / rate
+        num,
+        len(left),
+        int(size * num),
+        program.batch,
+        program.memory,
+        rate,
+        num / rate,
+        program.decoding,
     )

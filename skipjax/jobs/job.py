@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
+from skipjax import conditioners
 from skipjax import config as request
 from skipjax.checks import whole
 from skipjax.codecs import Latents
+from skipjax.conditioners import ClipText
 from skipjax.config import LoadConfig, SampleConfig, Sampler
 from skipjax.config import prompts as prompt_files
 from skipjax.config.prompts import Prompts
@@ -194,7 +196,24 @@ def resolve(job: Job, sharding: Placement | None = None) -> Resolved:
     if guide is not None:
         known = parts.describe(guide.model) | {"sha256": loading.sha256(str(job.guide))}
         identity["guide"] = known
-    return resolved._replace(identity=json.loads(json.dumps(identity)))
+    remembering = sampler._replace(model=_remembering(sampler.model, prompts, job.negative))
+    known = json.loads(json.dumps(identity))
+    return resolved._replace(sampler=remembering, identity=known)
+
+
+def _remembering(model: Pretrained, prompts: Prompts | None, negative: str | None) -> Pretrained:
+    """The model with text encoders that say what they said before of a prompt that comes again,
+    of as many chunks whatever it comes with: a sample is the same in all batches.
+    """
+    text = conditioners.part(model.conditioner, ClipText)
+    if text is None or prompts is None:
+        return model
+    every = {*prompts.prompts, *(prompts.negatives or ()), negative or ""}
+    long = replace(text, chunks=text.chunks_for([*every]))
+    several = [long if one is text else one for one in conditioners.parts(model.conditioner)]
+    joined = conditioners.join(several)
+    assert joined is not None
+    return model.replace(conditioner=conditioners.remember(joined))
 
 
 def name_of(identity: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ class Program:
     Attributes:
         batch: Pictures at a time.
         memory: Bytes that it takes on each device, weights included; None where that is not known.
+        decoding: Bytes that decoding takes there, after it and not beside it; likewise.
 
     Raises:
         ValueError: If there is no memory for even one picture.
@@ -44,6 +45,7 @@ class Program:
         default = PER_DEVICE * len(devices or jax.devices())
         self.batch = batch or min(default, resolved.num)
         self.memory: int | None = None
+        self.decoding: int | None = None
         try:
             self._compile()
         except jax.errors.JaxRuntimeError as error:
@@ -82,8 +84,9 @@ class Program:
         like = resolved.batch(np.arange(self.batch))
         self._compiled = Compiled(resolved.sampler, resolved.key, like, self._devices)
         self.batch, self.memory = self._compiled.size, self._compiled.memory
+        self.decoding = self._compiled.decoding
         seconds = time.perf_counter() - began
-        takes = "" if self.memory is None else f", {self.memory / 1e9:.2f} GB on each device"
+        takes = said_memory(self.memory, self.decoding)
         self._report.say(
             "compiled",
             f"compiled in {seconds:.1f} s: {self.batch} pictures at a time, "
@@ -92,4 +95,13 @@ class Program:
             batch=self.batch,
             nfe=resolved.plan.nfe,
             bytes=self.memory,
+            decoding=self.decoding,
         )
+
+
+def said_memory(drawing: int | None, decoding: int | None) -> str:
+    """What is said of the bytes that drawing and decoding take."""
+    if drawing is None:
+        return ""
+    more = "" if decoding is None else f", {decoding / 1e9:.2f} GB to decode"
+    return f", {drawing / 1e9:.2f} GB on each device{more}"

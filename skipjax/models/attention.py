@@ -93,7 +93,7 @@ def _by_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.moveaxis(jax.lax.map(lambda qkv: _attend(*qkv), (q, k, v)), 0, 2)
     q, k, v = (array.reshape(heads * b, -1, width) for array in (q, k, v))
     rows = WEIGHTS // k.shape[1]
-    y = jax.lax.map(lambda qkv: _by_chunks(_attend, *qkv, rows), (q, k, v))
+    y = jax.lax.map(lambda qkv: _by_chunks(_attend, qkv[0], qkv[1], qkv[2], rows), (q, k, v))
     return jnp.moveaxis(y.reshape(heads, b, n, width), 0, 2)
 
 

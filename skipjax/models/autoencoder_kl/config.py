@@ -175,4 +175,5 @@ class AutoencoderKLArguments:
         """Shift and spread of each channel, [1, 1, 1, C]."""
         mean = self.latents_mean or (self.shift_factor or 0.0,) * self.latent_channels
         std = self.latents_std or (1.0,) * self.latent_channels
-        return np.float32(mean)[None, None, None], np.float32(std)[None, None, None]
+        mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        return mean[None, None, None], std[None, None, None]

@@ -14,8 +14,10 @@ from flax import linen as nn
 from skipjax.models.attention import attention
 from skipjax.models.blocks import GroupNorm
 from skipjax.models.conv import Conv
+from skipjax.models.device import default_device
 from skipjax.models.unet2d.blocks import Parts
 
+ROWS = 1024  # tokens that a CPU feeds forward at a time: what is wider then stays in its cache
 _EPS = 1e-6  # of the group norm in front of a transformer, whatever that of residual blocks is
 
 
@@ -95,7 +97,26 @@ class TransformerBlock(nn.Module):
         own = context if self.only_cross else h
         x = x + CrossAttention(self.heads, self.dtype, name="attn1")(h, own)
         x = x + CrossAttention(self.heads, self.dtype, name="attn2")(norm("norm2"), context)
-        return x + FeedForward(self.dtype, name="ff")(norm("norm3"))
+        (b, n, c), chunks = x.shape, _chunks(x)
+        if chunks == 1:
+            return _feed_forward(self, None, x)[1]
+        each = nn.scan(_feed_forward, variable_broadcast="params", split_rngs={"params": False})
+        _, y = each(self, None, x.reshape(chunks, -1, c))
+        return y.reshape(b, n, c)
+
+
+def _chunks(x: jax.Array) -> int:
+    """How many parts tokens [B, N, C] are fed forward in."""
+    tokens = x.shape[0] * x.shape[1]
+    chunks = -(-tokens // ROWS)
+    fits = tokens % chunks == 0 and default_device().platform == "cpu"
+    return chunks if fits else 1
+
+
+def _feed_forward(block: TransformerBlock, carry: None, x: jax.Array) -> tuple[None, jax.Array]:
+    """Tokens [..., C] with what the feed-forward makes of them."""
+    h = LayerNorm(name="norm3")(x).astype(block.dtype)
+    return carry, x + FeedForward(block.dtype, name="ff")(h)
 
 
 class CrossAttention(nn.Module):
@@ -129,7 +150,7 @@ class FeedForward(nn.Module):
 
 
 class Geglu(nn.Module):
-    """value * gelu(gate) of a linear layer's [value | gate], [B, N, channels]."""
+    """value * gelu(gate) of a linear layer's [value | gate], [..., channels]."""
 
     channels: int
     dtype: jnp.dtype
@@ -138,7 +159,10 @@ class Geglu(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         both = nn.Dense(2 * self.channels, dtype=self.dtype, name="proj")(x)
         value, gate = jnp.split(both, 2, axis=-1)
-        return value * nn.gelu(gate, approximate=False)
+        # As PyTorch has it. JAX's, exact in the far tail too, computes erf and erfc.
+        gate = gate.astype(jnp.float32)
+        gate = 0.5 * gate * (1 + jax.lax.erf(gate * 0.5**0.5))
+        return value * gate.astype(value.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -153,4 +177,5 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x - x.mean(axis=-1, keepdims=True)
         gain = jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.eps)
-        return x * gain * scale[None, None, :] + bias[None, None, :]
+        scale, bias = (jnp.expand_dims(each, range(x.ndim - 1)) for each in (scale, bias))
+        return x * gain * scale + bias
