@@ -45,9 +45,10 @@ def folders(tmp_path_factory):
     small_vocabulary.write(root / "without_limit", model_max_length=10**30)
     size = len(small_vocabulary.vocabulary())
     (small_vocabulary.write(root / "added", "!") / "added_tokens.json").write_text(
-        json.dumps({"<Cat-Toy>": size, "<Cat-Toy>_1": size + 1, "fox2": size + 2})
+        json.dumps({"<Cat-Toy>": size, "<Bird>": size + 1, "fox2": size + 2})
     )
-    decoder = {"0": {"content": "!", "special": True}, str(size): {"content": "<dog>"}}
+    decoder = {"0": {"content": "!", "special": True}, str(size): {"content": "<Dog>"}}
+    decoder[str(size + 1)] = {"content": "<Fox>", "special": True}
     small_vocabulary.write(root / "decoder", "?", pad_token="!", added_tokens_decoder=decoder)
     for name in ("sd1", "sd2", "added"):
         known = transformers.CLIPTokenizer.from_pretrained(str(root / name))
