@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_vocabulary
+import tiny_vocabulary
 from text_models import BIG_G, CLIP_L, tensors_of
 
 from skipjax.conditioners import ClipText, Joint, Labels, Tokenizer, remember
@@ -25,7 +25,7 @@ def conditioner_of(root, *kinds, **options):
         clip_text.config_of(fields | LITTLE | {"num_hidden_layers": 2}) for fields in kinds
     ]
     pads = [None, "!"][: len(kinds)]
-    tokenizers = [Tokenizer.read(small_vocabulary.write(root / str(pad), pad)) for pad in pads]
+    tokenizers = [Tokenizer.read(tiny_vocabulary.write(root / str(pad), pad)) for pad in pads]
     params = [clip_text.to_params(tensors_of(network), network) for network in networks]
     params = jax.tree.map(jnp.asarray, params)
     return ClipText(tuple(params), tuple(networks), tuple(tokenizers), **options)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import small_vocabulary
+import tiny_vocabulary
 from odd_prompts import prompts
 
 from skipjax.conditioners import Tokenizer
@@ -13,7 +13,7 @@ LENGTH = 77
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return Tokenizer.read(small_vocabulary.write(tmp_path_factory.mktemp("tokenizer"), "!"))
+    return Tokenizer.read(tiny_vocabulary.write(tmp_path_factory.mktemp("tokenizer"), "!"))
 
 
 @pytest.mark.parametrize(
