@@ -15,6 +15,7 @@ a fox in the snow, highly detailed, 8k, artstation
 \\(escaped\\) \\[too\\] \\\\
 <lora:fox:0.8> <fox> <|fox|>
 <|startoftext|> a cat <|endoftext|>
+<Cat-Toy> <cat-toy>_1 <bird> <Dog> <dog> <Fox> <fox> <FOX> <More>_1 <more>fox2
 <|STARTOFTEXT|> a cat <|EndOfText|>
 a<|endoftext|>b
 it's, I've, we'll, they'd, I'm, you're, don't, 's 't

@@ -5,15 +5,15 @@ import sys
 from dataclasses import replace
 
 import pytest
-import small_vocabulary
-from small_vocabulary import END, START
+import tiny_vocabulary
+from tiny_vocabulary import END, START
 
 from skipjax.conditioners import Tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return small_vocabulary.write(tmp_path_factory.mktemp("tokenizer") / "sd1")
+    return tiny_vocabulary.write(tmp_path_factory.mktemp("tokenizer") / "sd1", None)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,19 @@ def test_where_tokens_begin(tokenizer):
 
 
 def test_the_padding_of_stable_diffusion_2_is_a_token_by_itself(tokenizer, tmp_path):
-    other = Tokenizer.read(small_vocabulary.write(tmp_path, "!"))
+    other = Tokenizer.read(tiny_vocabulary.write(tmp_path, "!"))
     assert tokenizer.frame == (tokenizer.numbers[START], *2 * (tokenizer.numbers[END],))
     assert other.frame == (*tokenizer.frame[:2], 0)
     assert other.split("wow!!")[0] == [other.numbers["wow</w>"], 0, 0]
     assert tokenizer.split("wow!")[0][1] == tokenizer.numbers["!</w>"] != 0
+
+
+def test_tokens_are_found_as_the_files_flag_them(tokenizer, tmp_path):
+    flagged = Tokenizer.read(tiny_vocabulary.write(tmp_path, END))
+    capitals = f"{START.upper()}{END.upper()}"
+    assert looks(flagged, capitals)[0] == START  # in lower case
+    assert END not in looks(flagged, capitals)  # as it is written, since it pads
+    assert START not in looks(tokenizer, capitals)
 
 
 def test_equal_by_content_and_written_as_read(tokenizer, folder, tmp_path):
@@ -104,7 +112,7 @@ def test_files_that_are_missing_or_broken(folder, tmp_path):
         ("tokenizer_config.json", '{"pad_token": 3}', "3 is no token: it must be a text"),
         ("tokenizer.json", '{"model": {"type": "Unigram"}}', "its model is Unigram"),
     ):
-        small_vocabulary.write(tmp_path)
+        tiny_vocabulary.write(tmp_path, None)
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=message):
             Tokenizer.read(tmp_path)

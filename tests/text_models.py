@@ -2,12 +2,11 @@
 
 import jax
 import numpy as np
-from small_vocabulary import vocabulary
+from tiny_vocabulary import SIZE as TOKENS
 
 from skipjax.models import param_shapes
 from skipjax.weights import clip_text
 
-TOKENS = len(vocabulary())
 _TINY = {
     "vocab_size": TOKENS,
     "hidden_size": 32,

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-# What makes words of letters, in order: "fox", "snow", "the", "a" and a few parts of words.
+# What makes words of letters, in order: "fox", "snow", "the" and others, and a few parts of words.
 MERGES = ["t h", "th e</w>", "f o", "fo x</w>", "s n", "o w</w>", "sn ow</w>", "i n</w>"]
 MERGES += ["b l", "bl u", "r r", "blu rr", "blurr y</w>", "c a", "ca t</w>", "e r</w>", "i n"]
+MERGES += ["o f</w>", "w ow</w>", "d o", "do g</w>", "r e", "re d</w>", "v e", "ve r", "ver y</w>"]
+MERGES += ["p h", "ph o", "pho t", "phot o</w>"]
 POSITIONS = 77
 
 
@@ -30,24 +33,28 @@ def vocabulary() -> dict[str, int]:
 SIZE = len(vocabulary())
 
 
-def write(folder: Path, pad: str = END) -> Path:
+def write(folder: Path, pad: str | None = END, **config: Any) -> Path:
     """The files of a tokenizer that pads with a token.
 
     Args:
         folder: Of the tokenizer, made where it is not there.
         pad: What special_tokens_map.json says; tokenizer_config.json has <|endoftext|> anyway, as
-            that of SD 2 has.
+            that of SD 2 has. None for no special_tokens_map.json.
+        config: Of tokenizer_config.json besides.
     """
     folder.mkdir(parents=True, exist_ok=True)
     told = {"bos_token": START, "eos_token": END, "unk_token": END}
-    config = told | {"pad_token": END, "model_max_length": POSITIONS, "do_lower_case": True}
-    config["tokenizer_class"] = "CLIPTokenizer"
+    known = told | {"pad_token": END, "model_max_length": POSITIONS, "do_lower_case": True}
+    known["tokenizer_class"] = "CLIPTokenizer"
     contents = {
         "vocab.json": json.dumps(vocabulary(), ensure_ascii=False),
         "merges.txt": "\n".join(["#version: 0.2", *MERGES, ""]),
-        "tokenizer_config.json": json.dumps(config),
-        "special_tokens_map.json": json.dumps(told | {"pad_token": pad}),
+        "tokenizer_config.json": json.dumps(known | config),
     }
+    if pad is not None:
+        flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+        special = {task: {"content": token} | flags for task, token in told.items()}
+        contents["special_tokens_map.json"] = json.dumps(special | {"pad_token": pad})
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
     return folder

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import small_vocabulary
+import tiny_vocabulary
 from clip_oracle import ours_of, their_encoder, torch, transformers
 from text_models import BIG_G, CLIP_H, CLIP_L
 
@@ -23,8 +23,8 @@ NEGATIVE = ["blurry!", ""]
 def kinds(tmp_path_factory):
     """Pipelines without networks, and our conditioners with the same encoders."""
     root = tmp_path_factory.mktemp("pipelines")
-    small_vocabulary.write(root / "end", small_vocabulary.END)
-    small_vocabulary.write(root / "!", "!")
+    tiny_vocabulary.write(root / "end", tiny_vocabulary.END)
+    tiny_vocabulary.write(root / "!", "!")
     theirs = {
         pad: transformers.CLIPTokenizer.from_pretrained(str(root / pad)) for pad in ("end", "!")
     }

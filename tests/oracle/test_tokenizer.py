@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_vocabulary
+import tiny_vocabulary
 from odd_prompts import prompts
 
 from skipjax.conditioners import Tokenizer
@@ -38,17 +38,18 @@ def theirs_and_ours(folder: Path) -> None:
 def folders(tmp_path_factory):
     """Tokenizers of a small vocabulary: as in Stable Diffusion 1, 2, and with words added."""
     root = tmp_path_factory.mktemp("tokenizers")
-    small_vocabulary.write(root / "sd1")
-    small_vocabulary.write(root / "sd1_with_map", small_vocabulary.END)
-    small_vocabulary.write(root / "sd2", "!")
-    small_vocabulary.write(root / "xl_2", pad_token="!")
-    small_vocabulary.write(root / "without_limit", model_max_length=10**30)
-    size = len(small_vocabulary.vocabulary())
-    (small_vocabulary.write(root / "added", "!") / "added_tokens.json").write_text(
-        json.dumps({"<Cat-Toy>": size, "<Cat-Toy>_1": size + 1, "fox2": size + 2})
+    tiny_vocabulary.write(root / "sd1", None)
+    tiny_vocabulary.write(root / "sd1_with_map", tiny_vocabulary.END)
+    tiny_vocabulary.write(root / "sd2", "!")
+    tiny_vocabulary.write(root / "xl_2", None, pad_token="!")
+    tiny_vocabulary.write(root / "without_limit", None, model_max_length=10**30)
+    size = tiny_vocabulary.SIZE
+    (tiny_vocabulary.write(root / "added", "!") / "added_tokens.json").write_text(
+        json.dumps({"<Cat-Toy>": size, "<Bird>": size + 1, "fox2": size + 2})
     )
-    decoder = {"0": {"content": "!", "special": True}, str(size): {"content": "<dog>"}}
-    small_vocabulary.write(root / "decoder", "?", pad_token="!", added_tokens_decoder=decoder)
+    decoder = {"0": {"content": "!", "special": True}, str(size): {"content": "<Dog>"}}
+    decoder[str(size + 1)] = {"content": "<Fox>", "special": True}
+    tiny_vocabulary.write(root / "decoder", "?", pad_token="!", added_tokens_decoder=decoder)
     for name in ("sd1", "sd2", "added"):
         known = transformers.CLIPTokenizer.from_pretrained(str(root / name))
         known.save_pretrained(str(root / f"{name}_saved"))
@@ -98,11 +99,11 @@ def write_real(folder: Path, pad: str | None) -> None:
     if path is None:
         pytest.skip("bpe_simple_vocab_16e6.txt.gz is not at hand: pip install open_clip_torch")
     merges = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1:48895]
-    singles = small_vocabulary.symbols()
+    singles = tiny_vocabulary.alphabet()
     tokens = [*singles, *(s + "</w>" for s in singles), *(m.replace(" ", "") for m in merges)]
-    tokens += [small_vocabulary.START, small_vocabulary.END]
+    tokens += [tiny_vocabulary.START, tiny_vocabulary.END]
     assert len(np.unique(tokens)) == len(tokens) == 49408
-    small_vocabulary.write(folder, pad)
+    tiny_vocabulary.write(folder, pad)
     numbers = {token: i for i, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     lines = ["#version: 0.2", *merges, ""]

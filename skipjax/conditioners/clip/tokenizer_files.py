@@ -122,12 +122,12 @@ def _of_whole(path: Path, whole: Mapping[str, Any]) -> tuple[dict[str, int], Any
 
 
 def _token(token: Any, special: bool = False) -> dict[str, Any]:
-    """A token as a `tokenizer.Added` has it; a bare one is looked for in lower case where it is
-    not special.
+    """A token as a `tokenizer.Added` has it. Where nothing else is said, it is looked for in lower
+    case if it is not special.
     """
-    if isinstance(token, Mapping) and isinstance(token.get("content"), str):
-        flags = {flag: bool(token[flag]) for flag in _FLAGS if flag in token}
-        return {"content": token["content"]} | flags | ({"special": True} if special else {})
-    if not isinstance(token, str):
+    told = {"content": token} if isinstance(token, str) else token
+    if not isinstance(told, Mapping) or not isinstance(told.get("content"), str):
         raise ValueError(f"{token!r} is no token: it must be a text, or an object with a content")
-    return {"content": token, "special": special, "normalized": not special}
+    flags = {flag: bool(told[flag]) for flag in _FLAGS if flag in told}
+    special = special or flags.get("special", False)
+    return {"content": told["content"], "normalized": not special} | flags | {"special": special}
