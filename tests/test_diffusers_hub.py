@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import fake_hub
 import jax
 import numpy as np
+import pipelines
 import pytest
 import toy_diffusers as toy
 from toy_diffusers import same
@@ -14,7 +15,7 @@ from toy_diffusers import same
 import skipjax
 from skipjax import cli
 from skipjax.plans.schedulers import DDPM, Scheduler
-from skipjax.weights import cards
+from skipjax.weights import cards, loading
 from skipjax.weights.diffusers import hub
 
 KEY = jax.random.key(0)
@@ -281,3 +282,50 @@ def test_no_room_is_said_before_anything_large_is_fetched(online, flat, monkeypa
 def test_no_network_and_no_cache(online, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     refused("nor in the hub's cache .*; it cannot be fetched", "google/other")
+
+
+def test_of_a_pipeline_each_part_is_fetched_once_and_nothing_else(
+    cache, online, tmp_path, recwarn
+):
+    folder = pipelines.write(tmp_path / "fox")
+    for junk in (
+        "sd1.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/model.onnx",
+        "text_encoder/flax_model.msgpack",
+        "safety_checker/model.safetensors",
+        "safety_checker/config.json",
+        "feature_extractor/preprocessor_config.json",
+    ):
+        (folder / junk).parent.mkdir(exist_ok=True)
+        (folder / junk).write_bytes(b"{}")
+    online.repositories["org/fox"] = folder
+    described = loading.describe("org/fox")
+    assert described["conditioner"]["kind"] == "clip_text"
+    assert all(file.endswith("config.json") for file in online.fetched() if "index" not in file)
+    loaded = skipjax.load("org/fox")
+    weights = "diffusion_pytorch_model.safetensors"
+    assert online.fetched() == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+        f"unet/{weights}",
+        "vae/config.json",
+        f"vae/{weights}",
+    ]
+    (said,) = [str(one.message) for one in recwarn if "fetching" in str(one.message)]
+    number = sum(leaf.size for leaf in jax.tree.leaves(loaded))
+    assert f"its weights take {4 * number / 1e6:.1f} MB of memory as float32" in said
+    online.asked.clear()
+    assert skipjax.load("org/fox").name == "org/fox" and not online.asked
+    (cache / "models--org--fox" / "snapshots").glob("*/tokenizer/vocab.json").__next__().unlink()
+    assert skipjax.load("org/fox").conditioner.tokenizers
+    contents = [line for line in online.asked if line.startswith("GET") and "/resolve/" in line]
+    assert len(contents) == 1 and contents[0].endswith("tokenizer/vocab.json")

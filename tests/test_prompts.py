@@ -1,81 +1,111 @@
-"""Prompts from files, and what is said of files that hold none."""
-
-import re
+"""From prompts to chunks of tokens: brackets, BREAK, and what is too long."""
 
 import numpy as np
 import pytest
+import small_vocabulary
 
-from skipjax.config import prompts
-from skipjax.config.prompts import Prompts
-from skipjax.config.words import in_turn
+from skipjax.conditioners import Tokenizer
+from skipjax.conditioners.clip.prompts import NEAR, chunks_of, parse
 
-
-def written(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+LENGTH = 77
 
 
-def test_a_prompt_stands_on_each_line(tmp_path):
-    for content in ("a fox\n犬 🐕, (red:1.2)\n", "a fox\r\n犬 🐕, (red:1.2)", b"\xef\xbb\xbf"):
-        if isinstance(content, bytes):  # a mark that some programs begin UTF-8 with
-            content += "a fox\n犬 🐕, (red:1.2)\n".encode()
-        found = prompts.read(written(tmp_path, "p.txt", content))
-        assert found == Prompts(("a fox", "犬 🐕, (red:1.2)"), None)
-
-
-def test_tables_have_columns(tmp_path):
-    table = 'id,prompt,negative\n1,"a ""red"", fox\nin snow",blurry\n2,hen,\n'
-    with pytest.warns(UserWarning, match="of it, id is not used"):
-        found = prompts.read(written(tmp_path, "p.csv", table))
-    assert found == Prompts(('a "red", fox\nin snow', "hen"), ("blurry", ""))
-    lines = '{"prompt": "a fox"}\n"hen"\n{"prompt": "cow", "negative": null}\n'
-    assert prompts.read(written(tmp_path, "p.jsonl", lines)) == Prompts(("a fox", "hen", "cow"))
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer.read(small_vocabulary.write(tmp_path_factory.mktemp("tokenizer"), "!"))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("prompt", "expected"),
     [
-        ("p.txt", "a\n\nb\n", "line 2 of PATH is empty: write a prompt on each line"),
-        ("p.txt", "a\n  \n", "line 2 of PATH is empty"),
-        ("p.txt", "", "PATH is empty: write a prompt on each line"),
-        ("p.txt", "fox\nhén\n".encode("latin-1"), "line 2 of PATH is not UTF-8 (byte 0xe9)"),
-        ("p.txt", "fox\n".encode("utf-16"), "line 1 of PATH begins as UTF-16 does"),
-        ("p.txt", "fox\n".encode("utf-32"), "line 1 of PATH begins as UTF-16 does"),
-        ("p.csv", "a fox\na hen\n", "line 1 of PATH names the columns a fox: one must be prompt"),
-        ("p.csv", "", "line 1 of PATH names the columns (none): one must be prompt"),
-        ("p.csv", "prompt\n", "PATH is empty"),
-        ("p.csv", "prompt,id\nfox,1\na, b,2\n", "line 3 of PATH has 3 cells for 2 columns"),
-        ("p.csv", "prompt,id\nfox,1\n,2\n", "line 3 of PATH has no prompt: fill it in"),
-        ("p.csv", "prompt\nfox\n\nhen\n", "line 3 of PATH is empty: delete it"),
-        ("p.csv", 'prompt\n"fox', "line 2 of PATH is no CSV (unexpected end of data)"),
-        ("p.jsonl", '{"prompt": "a"}\n{"prompt"}\n', "line 2 of PATH is no JSON ("),
-        ("p.jsonl", '{"text": "a"}\n', 'line 1 of PATH is no object with a "prompt", nor a text'),
-        ("p.jsonl", '{"prompt": 3}\n', "line 1 of PATH has 3 as prompt: it must be a text"),
-        ("p.jsonl", '{"prompt": "a", "negative": 3}\n', "line 1 of PATH has 3 as negative"),
-        ("p.jsonl", '{"prompt": "\\ud83d"}\n', "line 1 of PATH has half a character"),
-        ("p.jsonl", '{"prompt": " "}\n', "line 1 of PATH has no prompt"),
+        ("", []),
+        ("a fox", [("a fox", 1)]),
+        ("a (red) fox", [("a ", 1), ("red", 1.1), (" fox", 1)]),
+        ("a ((red)) [fox]", [("a ", 1), ("red", 1.21), (" ", 1), ("fox", 1 / 1.1)]),
+        ("(red:1.3)", [("red", 1.3)]),
+        ("(red: 0.5 ) fox", [("red", 0.5), (" fox", 1)]),
+        ("(a (red:2) fox:1.5)", [("a ", 1.5), ("red", 3), (" fox", 1.5)]),
+        ("(red:-.5)(fox:+2)", [("red", -0.5), ("fox", 2)]),
+        (r"\(red\) \[fox\] \\ \x", [("(red) [fox] \\ x", 1)]),
+        ("a (red [fox", [("a ", 1), ("red ", 1.1), ("fox", 1.0)]),
+        ("red) fox] :1.3) a:2", [("red) fox] :1.3) a:2", 1)]),
+        ("[red:1.3]", [("red:1.3", 1 / 1.1)]),
+        ("[red:1.3)]", [("red:1.3)", 1 / 1.1)]),
+        ("(a) (b)", [("a", 1.1), (" ", 1), ("b", 1.1)]),
+        ("(a)(b)", [("ab", 1.1)]),
+        ("()", []),
     ],
 )
-def test_a_file_that_holds_none_is_refused_with_the_line(tmp_path, name, content, said):
-    path = written(tmp_path, name, content)
-    message = "prompts: " + said.replace("PATH", str(path))
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        prompts.read(path)
-    assert "\n" not in str(caught.value)
+def test_brackets_weight(prompt, expected):
+    pieces = parse(prompt)
+    assert [piece.text for piece in pieces] == [text for text, _ in expected]
+    np.testing.assert_allclose([p.weight for p in pieces], [weight for _, weight in expected])
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read .No such file"):
-        prompts.read(tmp_path / "none.txt")
+def test_break_divides_within_brackets_too():
+    found = [(piece.text, piece.section) for piece in parse("a BREAK (red BREAK  fox) BREAKING")]
+    assert found == [("a", 0), ("", 1), ("red", 1), ("fox", 2), (" BREAKING", 2)]
+    assert parse("(red BREAK fox:2)")[-1].weight == 2
 
 
-def test_what_is_typed_is_a_prompt_or_names_a_file(tmp_path):
-    path = str(written(tmp_path, "p.csv", "prompt,negative\nfox,blurry\n"))
-    assert prompts.of_command(["a hen", path]) == Prompts(("a hen", "fox"), ("", "blurry"))
-    assert prompts.of_command([]) == Prompts((), None)
+def test_a_weight_must_be_a_number():
+    with pytest.raises(ValueError, match="the prompt '.a:1.2.3.' holds the weight '1.2.3'"):
+        parse("(a:1.2.3)")
 
 
-def test_samples_take_them_in_turn():
-    assert in_turn("ab", np.arange(6)) == ["a", "b"] * 3
-    assert in_turn("ab", np.arange(6), 2) == ["a", "a", "b", "b", "a", "a"]
+def body(chunk, tokenizer):
+    """The tokens of a chunk between its beginning and end, and what follows."""
+    start, end, pad = tokenizer.frame
+    assert len(chunk.ids) == len(chunk.weights) == LENGTH and chunk.ids[0] == start
+    at = chunk.ids.index(end)
+    assert set(chunk.ids[at + 1 :]) <= {pad}
+    return chunk.ids[1:at]
+
+
+def test_a_prompt_is_framed_and_padded(tokenizer):
+    (chunk,) = chunks_of(tokenizer, "a red fox", LENGTH)
+    numbers = tokenizer.numbers
+    assert body(chunk, tokenizer) == tuple(numbers[f"{w}</w>"] for w in ("a", "red", "fox"))
+    assert set(chunk.weights) == {1.0}
+    assert body(*chunks_of(tokenizer, "", LENGTH), tokenizer) == ()
+    assert chunks_of(tokenizer, "a (red:2) fox", LENGTH, True)[0].ids == chunk.ids
+    assert chunks_of(tokenizer, "a (red:2) fox", LENGTH, True)[0].weights[:4] == (1, 1, 2, 1)
+    assert len(body(*chunks_of(tokenizer, "a (red:2) fox", LENGTH), tokenizer)) > 3
+
+
+def test_what_is_too_long_is_cut_off_and_said(tokenizer):
+    with pytest.warns(UserWarning, match="has 80 tokens, of which 75 are read: 'fox fox snow fox"):
+        (chunk,) = chunks_of(tokenizer, "fox " * 77 + "snow fox fox", LENGTH)
+    assert len(body(chunk, tokenizer)) == 75
+    with pytest.warns(UserWarning, match="'red very fox' is cut off. long_prompts reads them all"):
+        chunks_of(tokenizer, "(cat) " * 75 + "(red:2) (very) fox", LENGTH, True)
+
+
+def lengths(tokenizer, prompt, weighted=False):
+    found = chunks_of(tokenizer, prompt, LENGTH, weighted, long=True)
+    return [len(body(chunk, tokenizer)) for chunk in found]
+
+
+def test_long_prompts_are_several_chunks(tokenizer):
+    assert lengths(tokenizer, "") == [0]
+    assert lengths(tokenizer, "fox " * 75) == [75]
+    assert lengths(tokenizer, "fox " * 160) == [75, 75, 10]
+    whole = chunks_of(tokenizer, "fox " * 76 + "snow", LENGTH, long=True)
+    assert whole[1].ids[1:3] == tuple(tokenizer.numbers[f"{w}</w>"] for w in ("fox", "snow"))
+
+
+def test_a_chunk_rather_ends_behind_a_comma(tokenizer):
+    for after, expected in ((1, 75), (NEAR, 75 - NEAR + 1), (NEAR + 1, 75)):
+        before = "fox " * (75 - after) + ", "
+        assert lengths(tokenizer, before + "cat " * 30)[0] == expected, after
+    assert lengths(tokenizer, "fox " * 60 + ", " + "cat " * 14 + ", cat") == [75, 2]
+
+
+def test_break_begins_a_chunk(tokenizer):
+    for weighted in (False, True):
+        assert lengths(tokenizer, "a fox BREAK snow", weighted) == [2, 1]
+        assert lengths(tokenizer, "BREAK a BREAK BREAK", weighted) == [0, 1, 0]
+    assert len(lengths(tokenizer, "breakfast BREAKFAST")) == 1
+    with pytest.raises(ValueError, match="holds BREAK, .* ask for long_prompts too"):
+        chunks_of(tokenizer, "a BREAK b", LENGTH, weighted=True)
+    assert len(chunks_of(tokenizer, "a BREAK b", LENGTH)) == 1  # a word where none is asked for

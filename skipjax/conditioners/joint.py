@@ -39,13 +39,17 @@ class Joint:
         return found
 
     def null(self, condition: Condition, negative: Any = None) -> Condition | None:
-        """The condition with what its parts say instead of nothing; None if no part knows any."""
-        nulls = [(each.gives, each.null(condition, negative)) for each in self.parts]
-        said = [(gives, null) for gives, null in nulls if null is not None]
-        if not said:
-            return None
-        # Of each its own: what the others say is in its null as it was.
-        return condition | {key: null[key] for gives, null in said for key in gives if key in null}
+        """The condition with what its parts say instead of nothing; None if no part knows any.
+
+        A negative is told to those of them that take prompts, where any does.
+        """
+        words = any("prompt" in each.takes for each in self.parts)
+        found: Condition = {}
+        for each in self.parts:
+            told = negative if not words or "prompt" in each.takes else None
+            null = each.null(condition, told) or {}
+            found |= {key: null[key] for key in each.gives if key in null}
+        return condition | found if found else None
 
 
 def part(conditioner: Conditioner | None, kind: type[Kind]) -> Kind | None:

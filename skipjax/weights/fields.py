@@ -33,8 +33,10 @@ def construct(what: str, part: type, fields: Mapping[str, Any]) -> Any:
     ]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
+    told = {name: _tuples(value) for name, value in fields.items()}
+    told |= {f.name: None for f in dataclasses.fields(part) if f.name == "params" and f.init}
     try:
-        return part(**{name: _tuples(value) for name, value in fields.items()})
+        return part(**told)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from None
 

@@ -14,6 +14,7 @@ Needs torch, diffusers and transformers: pip install torch==2.13.0 && pip instal
 """
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Callable
@@ -69,9 +70,12 @@ def measure(name: str, modes: list[str], repeats: int, tiny: bool) -> None:
     cases: dict[str, Callable[[], Any]] = {
         "skipjax": lambda: jax.block_until_ready(compiled(params, placed))
     }
-    layouts = ("contiguous",) if name == "text" else ("contiguous", "channels_last")
-    for mode, layout in product(modes, layouts):
-        cases[f"{mode}, {layout}"] = their_forward(name, network, inputs, mode, layout)
+    networks = {"contiguous": network}
+    if name != "text":  # which has no convolutions
+        last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        networks["channels_last"] = last
+    for mode, layout in product(modes, networks):
+        cases[f"{mode}, {layout}"] = their_forward(name, networks[layout], inputs, mode)
     outputs = {case: run() for case, run in cases.items()}
     rounds = interleaved(repeats, *(lambda run=run: seconds(run) for run in cases.values()))
     measured = dict(zip(cases, rounds, strict=True))
@@ -128,24 +132,20 @@ def our_forward(name: str, config: Any) -> Callable[[Any, Inputs], jax.Array]:
     )
 
 
-def their_forward(
-    name: str, network: Any, inputs: Inputs, mode: str, layout: str
-) -> Callable[[], np.ndarray]:
-    """The same of theirs; what it gives is channels last."""
-    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+def their_forward(name: str, network: Any, inputs: Inputs, mode: str) -> Callable[[], np.ndarray]:
+    """The same of theirs; what it gives is channels last. Inputs are laid out as its weights."""
     call = network.decode if name == "vae" else network
     call = torch.compile(call) if mode == "compile" else call
     if name == "text":
         arguments: Any = (torch.tensor(inputs["ids"]).long(),)
     elif name == "vae":
         scaled = inputs["z"] / network.config.scaling_factor
-        arguments = (images(scaled).contiguous(memory_format=memory),)
+        arguments = (images(scaled, network),)
     else:
-        arguments = images(inputs["x"]).contiguous(memory_format=memory), torch.tensor(inputs["t"])
+        arguments = images(inputs["x"], network), torch.tensor(inputs["t"])
         arguments += (torch.tensor(inputs["text"]),)
 
     def forward() -> np.ndarray:
-        network.to(memory_format=memory)
         with torch.inference_mode():
             out = call(*arguments, return_dict=False)[0].numpy()
         return out if name == "text" else np.moveaxis(out, 1, -1)
@@ -153,9 +153,12 @@ def their_forward(
     return forward
 
 
-def images(x: np.ndarray) -> torch.Tensor:
-    """Channels first."""
-    return torch.tensor(np.moveaxis(x, -1, 1))
+def images(x: np.ndarray, network: Any) -> torch.Tensor:
+    """What a network of pictures takes, in the layout of its weights."""
+    weights = [param for param in network.parameters() if param.ndim == 4 and param.shape[1] > 1]
+    last = any(not param.is_contiguous() for param in weights)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.tensor(np.moveaxis(x, -1, 1)).contiguous(memory_format=layout)
 
 
 def encoder(about: Part, network: Any, params: Any, shape: tuple[int, ...]) -> None:
@@ -164,7 +167,7 @@ def encoder(about: Part, network: Any, params: Any, shape: tuple[int, ...]) -> N
     x = np.random.default_rng(2).uniform(-1, 1, (1, size, size, 3)).astype(np.float32)
     codec = AutoencoderKL(params, about.config)
     with torch.inference_mode():
-        posterior = network.encode(images(x)).latent_dist
+        posterior = network.encode(images(x, network)).latent_dist
     mean, logvar = jax.jit(codec.encode_moments)(x)
     compare(f"{about.cls}, mean of the latents", mean, np.moveaxis(posterior.mean.numpy(), 1, -1))
     reference = np.moveaxis(posterior.logvar.numpy(), 1, -1)

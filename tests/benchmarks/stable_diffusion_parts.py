@@ -36,7 +36,7 @@ class Part(NamedTuple):
     @property
     def config(self) -> Any:
         """Ours."""
-        return self.config_of({"_class_name": self.cls, "architectures": [self.cls]} | self.fields)
+        return self.config_of(self.fields)
 
 
 def part(name: str, tiny: bool = False) -> Part:

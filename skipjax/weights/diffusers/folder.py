@@ -102,7 +102,9 @@ def described(path: Path, name: str, names: set[str], whole: bool = False) -> De
     index = files.read(path / files.INDEX) if files.INDEX in names else None
     places = files.components(names, index)
     if whole:
-        pipelines.say_missing(path, files.absent(names, index))
+        # Of tokenizers it is said where a vocabulary is looked for.
+        lost = [name for name in files.absent(names, index) if name not in files.TOKENIZERS]
+        pipelines.say_missing(path, lost)
     said = {name: _config(path, place, index, name) for name, place in places.items()}
     network, *others = said
     for other in others:

@@ -18,7 +18,7 @@ from skipjax.weights import layout, registry
 from skipjax.weights.components import networks
 from skipjax.weights.diffusers import files, writing_schedulers
 
-# Of classes of diffusers: the library that a model_index.json names, and ours of the same.
+VERSION = "0.36.0"  # of diffusers, whose format it is
 _OURS = {"concat_channels", "with_projection"}  # fields that diffusers lacks
 _NOT_READ = {"safety_checker": [None, None], "feature_extractor": [None, None]}
 
@@ -37,7 +37,8 @@ def save(model: Pretrained, folder: Path) -> None:
     if not isinstance(model, Pretrained):
         raise ValueError(f"a {type(model).__name__} is no pipeline: give what has a network")
     told = conditioners.parts(model.conditioner)
-    index: dict[str, Any] = {"_class_name": _pipeline(model), **_settings(model)}
+    index: dict[str, Any] = {"_class_name": _pipeline(model), "_diffusers_version": VERSION}
+    index |= _settings(model)
     for name, (config, params) in networks(model).items():
         if params is None:
             raise ValueError(f"the {name} has no weights: load them first")
@@ -89,7 +90,10 @@ def _class(config: Any) -> str:
     """What diffusers or transformers call a network."""
     if isinstance(config, CLIPTextConfig):
         return "CLIPTextModelWithProjection" if config.with_projection else "CLIPTextModel"
-    return next(cls for cls, kind in registry.WRITTEN.items() if kind is type(config))
+    for cls, kind in registry.WRITTEN.items():
+        if kind is type(config):
+            return cls
+    raise ValueError(f"names of {type(config).__name__} in diffusers are not known")
 
 
 def _config(config: Any, cls: str) -> dict[str, Any]:

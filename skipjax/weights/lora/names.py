@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from skipjax.weights.compvis import names
 
-# What diffusers and kohya call components; the second is looked up where the first is not there.
+# What diffusers puts before the names of a component's modules, and kohya's scripts.
 PREFIXES = {
     "unet": ("unet.", ("lora_unet_",)),
     "unet_ema": ("unet.", ("lora_unet_",)),
@@ -32,14 +32,16 @@ def table(tensors: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
         if component not in PREFIXES:
             continue
         modules = {n.removesuffix(".weight"): n for n in every if n.endswith(".weight")}
+        layers, attends = names.layers(modules), names.attending(modules)
         for module, tensor in modules.items():
-            for name in _aliases(component, module, modules):
+            theirs = names.unet(module, layers, attends)
+            for name in _aliases(component, module, theirs):
                 found.setdefault(name, (component, tensor))
     return found
 
 
-def _aliases(component: str, module: str, modules: Mapping[str, str]) -> Iterator[str]:
-    """What a module may be called."""
+def _aliases(component: str, module: str, theirs: str) -> Iterator[str]:
+    """What a module may be called; `theirs` is CompVis's name of one of a U-Net."""
     dotted, underscored = PREFIXES[component]
     paths = [module]
     if component.startswith("text_encoder"):
@@ -56,5 +58,4 @@ def _aliases(component: str, module: str, modules: Mapping[str, str]) -> Iterato
         yield path
         yield from (prefix + path.replace(".", "_") for prefix in underscored)
     if component in ("unet", "unet_ema"):
-        theirs = names.unet(module, names.layers(modules), names.attending(modules))
         yield from (prefix + theirs.replace(".", "_") for prefix in underscored)
