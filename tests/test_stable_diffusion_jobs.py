@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pipelines
 import pytest
+import tiny
 from jax import monitoring
 from safetensors.numpy import save_file
 from small_jobs import ONE, Told
@@ -63,15 +64,12 @@ def test_words_seeds_scales_and_weights_run_one_program(folders):
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     for i in range(2):
         down, up = rng.normal(size=(2, 4, 32)).astype(np.float32)
-        save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up.T}, f"{i}.st")
-    os.rename("0.st", "a.safetensors")
-    os.rename("1.st", "b.safetensors")
+        lora = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up.T.copy()}
+        save_file(lora, f"{'ab'[i]}.safetensors")
     first = skipjax.sample(model, key, prompt="a fox", negative="b", guidance=7.5, **options)
     programs = skipjax.generation.program._cache_size()
-    others = [
-        skipjax.load(folders["sd1"], loras=loras)
-        for loras in ({"a.safetensors": 0.5}, ["b.safetensors"])
-    ]
+    loras = ({"a.safetensors": 0.5}, ["b.safetensors"])
+    others = [skipjax.load(folders["sd1"], loras=some) for some in loras]
     seen = [first]
     for i, other in enumerate((*others, model)):
         words = {"prompt": WORDS[1], "negative": None, "guidance": 2.0 + i, "cutoff": 500}
@@ -114,12 +112,12 @@ def test_a_row_at_a_time_draws_what_the_whole_program_does(folders):
 
 
 @pytest.mark.slow
-def test_a_second_worker_takes_the_programs_of_the_first(folders):
+def test_a_second_worker_takes_the_programs_of_the_first(tmp_path):
     """Two processes, one after the other: the second compiles next to nothing."""
     code = "import sys; from skipjax.cli import main; main(sys.argv[1:])"
-    line = ["generate", "--checkpoint", folders["sd1"], "--skip", "250", "--prompts"]
-    line += [prompts(WORDS), "--shard-size", "2", "--num-workers", "2", "--out", "job", "--batch"]
-    line += ["2", "--compiled-at", "kept"]
+    line = ["generate", "--checkpoint", str(tiny.save(tmp_path / "tiny")), "--skip", "250"]
+    line += ["--num", "4", "--shard-size", "2", "--num-workers", "2", "--out", "job"]
+    line += ["--batch", "2", "--compiled-at", "kept"]
     kept = []
     for worker in "01":
         subprocess.run(

@@ -72,8 +72,10 @@ class Job(SampleConfig, LoadConfig, Picture):
         named = (self.labels,) if isinstance(self.labels, (str, int)) else tuple(self.labels)
         set_field = object.__setattr__
         set_field(self, "labels", tuple(map(str, named)))
-        set_field(self, "num", None if self.num is None else whole("num", self.num, 1, 2**32))
         set_field(self, "per_prompt", whole("per_prompt", self.per_prompt, 1))
+        if self.num is not None or not self._counts_prompts:
+            num = NUM if self.num is None else self.num
+            set_field(self, "num", whole("num", num, 1, 2**32))
         for field in dataclasses.fields(self):  # lists, where they come of JSON
             if isinstance(value := getattr(self, field.name), list) and field.name != "guidance":
                 set_field(self, field.name, tuple(value))
@@ -92,6 +94,12 @@ class Job(SampleConfig, LoadConfig, Picture):
                 "guidance is no number: a job takes the scale, and the path of a second network "
                 "that guides as guide"
             )
+
+    @property
+    def _counts_prompts(self) -> bool:
+        """Whether there are as many samples as prompts ask for, where nothing says how many."""
+        of_file = self.prompts is not None or prompt_files.is_file(self.prompt or "")
+        return of_file or (self.prompt is not None and self.per_prompt > 1)
 
 
 class Resolved(NamedTuple):
@@ -237,9 +245,6 @@ def _numbers_of(value: Any) -> dict[str, Any]:
 
 def _num(job: Job, prompts: Prompts | None) -> int:
     """How many samples there are to draw."""
-    if job.num is not None:
-        return job.num
-    of_file = job.prompts is not None or prompt_files.is_file(job.prompt or "")
-    if prompts is None or not (of_file or job.per_prompt > 1):
-        return NUM
+    if job.num is not None or prompts is None:
+        return job.num or NUM
     return len(prompts.prompts) * job.per_prompt

@@ -84,7 +84,7 @@ class Program:
         like = resolved.batch(np.arange(self.batch))
         self._compiled = Compiled(resolved.sampler, resolved.key, like, self._devices)
         self.batch, self.memory = self._compiled.size, self._compiled.memory
-        self.decoding = self._compiled.decoding
+        self.decoding = getattr(self._compiled, "decoding", None)
         seconds = time.perf_counter() - began
         takes = said_memory(self.memory, self.decoding)
         self._report.say(

@@ -218,4 +218,4 @@ def _scales(guidance: Any) -> tuple[float | None, tuple[float, float] | None]:
             f"guidance is {guidance!r}: it must be one scale, or the least and the greatest of a "
             "range"
         )
-    return low, (low, high)
+    return high, (low, high)  # which guides, where the least is 1
