@@ -1,6 +1,7 @@
 """Several networks one after the other, each from where the one before left off."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax.typing import DTypeLike
 
 from skipjax import sharding as shardings
 from skipjax.codecs.images import finite
-from skipjax.config import SampleConfig, Sampler, as_dtype, as_ids, as_key, resolve
+from skipjax.config import SampleConfig, Sampler, ScaleLike, as_dtype, as_ids, as_key, resolve
 from skipjax.generation import decode, generate
 from skipjax.plans import Plan
 from skipjax.pretrained import Pretrained
@@ -24,6 +25,7 @@ def relay(
     *,
     num: int | None = None,
     ids: Sequence[int] | np.ndarray | None = None,
+    guidance: ScaleLike = None,
     dtype: DTypeLike = jnp.float32,
     devices: Sequence[jax.Device] | None = None,
     **words: Any,
@@ -40,6 +42,14 @@ def relay(
     Networks that were trained for some of the levels each are drawn from likewise (Balaji et al.
     2022, arXiv:2211.01324).
 
+    One More Step (Hu et al. 2023, arXiv:2311.15744) is of two legs, too: a network of its own
+    that predicts v from noise alone, and then Stable Diffusion's.
+
+        more = schedules.one_more_step(model.schedule)  # of T + 1 times
+        first = first.replace(process=Process(more, "v", bounds=None))
+        legs = [(first, plans.ddim(more, [more.T - 1], end=more.T - 2)), (model, plan)]
+        images = relay(legs, key, prompt="a fox in the snow", guidance=7.5)
+
     A sample depends on `key` and its id alone. The noise of a row goes by its number on the whole
     way: a plan that looks at its newest prediction alone, cut in two, draws what it does whole.
 
@@ -50,6 +60,7 @@ def relay(
         num: How many samples, with ids 0 .. num-1. Default: as many as labels or prompts are
             given, or 4.
         ids: Ids of the samples instead, each in 0 .. 2^32 - 1.
+        guidance: As in `sample`, of each network.
         dtype: What the networks compute in, float32 or bfloat16.
         devices: Where to compute, as in `sample`.
         words: What all of them are told, "label" and the like, as in `sample`.
@@ -64,7 +75,8 @@ def relay(
         FloatingPointError: If a sample came out NaN or infinite.
     """
     name: Any = as_dtype(dtype).name
-    samplers = [resolve(model, SampleConfig(plan=plan, dtype=name)) for model, plan in legs]
+    asked = SampleConfig(guidance=guidance, dtype=name)
+    samplers = [resolve(model, replace(asked, plan=plan)) for model, plan in legs]
     _check(samplers)
     key = as_key(key)
     words = {name: value for name, value in words.items() if value is not None}
@@ -73,8 +85,9 @@ def relay(
     model: Any = None
     rows = 0
     for sampler in samplers:
-        condition, _ = sampler.condition(words, key, ids)
-        model, _, spread = shardings.place(sampler.model, (), len(ids), devices)
+        condition, null = sampler.condition(words, key, ids)
+        drawing = sampler.model.replace(conditioner=None)
+        model, ways, spread = shardings.place(drawing, sampler.guidance, len(ids), devices)
         plan = _behind(rows, sampler.plan)
         z = generate(
             model,
@@ -82,12 +95,14 @@ def relay(
             key,
             spread(ids.astype(np.uint32)),
             spread(condition),
+            null=spread(null),
+            guidance=ways,
             transform=sampler.transform,
             start=None if z is None else (spread(z), rows),
             dtype=sampler.dtype,
         )[: len(ids)]
         rows = plan.nfe
-    return finite(decode(model, z), ids)
+    return finite(decode(model, z)[: len(ids)], ids)
 
 
 def _behind(rows: int, plan: Plan) -> Plan:

@@ -132,7 +132,7 @@ def pretrained() -> Pretrained:
     network, letters, patches = VideoConfig(), Letters(), Patches()
     keys = jax.random.split(jax.random.key(5), 3)
     return Pretrained(
-        network.init(keys[0]),
+        jax.jit(network.init)(keys[0]),
         network,
         PROCESS,
         Letters(letters.init(keys[1])),

@@ -8,6 +8,7 @@ from skipjax.schedules.processes import cosine as cosine
 from skipjax.schedules.processes import from_alphas_cumprod as from_alphas_cumprod
 from skipjax.schedules.processes import from_betas as from_betas
 from skipjax.schedules.processes import linear as linear
+from skipjax.schedules.processes import one_more_step as one_more_step
 from skipjax.schedules.processes import rectified_flow as rectified_flow
 from skipjax.schedules.processes import scaled_linear as scaled_linear
 from skipjax.schedules.processes import sigmoid as sigmoid

@@ -106,6 +106,24 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     return Schedule(alpha, np.sqrt(1 - alpha**2))
 
 
+def one_more_step(schedule: Schedule) -> Schedule:
+    """A variance-preserving schedule with a time T more, at which x is noise alone: alpha_T = 0.
+
+    Networks of Stable Diffusion never saw noise alone, and draw pictures of medium brightness from
+    it. Another network, that predicts v, takes it from T to T-1 first: `skipjax.relay`.
+
+    Raises:
+        ValueError: If the schedule does not preserve variance, or ends in noise alone already.
+
+    Source: Hu et al. 2023 (arXiv:2311.15744), section 4.
+    """
+    if not schedule.preserves_variance or schedule.alpha[-1] == 0:
+        raise ValueError(
+            "one more step goes before a variance-preserving schedule whose last alpha is not 0"
+        )
+    return Schedule(np.append(schedule.alpha, 0.0), np.append(schedule.sigma, 1.0))
+
+
 def variance_exploding(
     T: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0
 ) -> Schedule:

@@ -88,6 +88,7 @@ def _from_torch(leaf: str, value: np.ndarray, shape: Shape) -> np.ndarray:
     if leaf != "kernel":
         return value
     if len(shape) > 2:
+        value = value.reshape(*value.shape, *(len(shape) - value.ndim) * (1,))
         return np.moveaxis(value, (1, 0), (-2, -1))
     return value.reshape(shape[::-1]).T
 

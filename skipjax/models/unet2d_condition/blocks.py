@@ -97,17 +97,24 @@ class TransformerBlock(nn.Module):
         own = context if self.only_cross else h
         x = x + CrossAttention(self.heads, self.dtype, name="attn1")(h, own)
         x = x + CrossAttention(self.heads, self.dtype, name="attn2")(norm("norm2"), context)
-        b, n, c = x.shape
-        chunks = -(-b * n // ROWS) if default_device().platform == "cpu" else 1
-        if b * n % chunks:
-            chunks = 1
+        (b, n, c), chunks = x.shape, _chunks(x)
+        if chunks == 1:
+            return _feed_forward(self, None, x)[1]
         each = nn.scan(_feed_forward, variable_broadcast="params", split_rngs={"params": False})
         _, y = each(self, None, x.reshape(chunks, -1, c))
-        return y.reshape(x.shape)
+        return y.reshape(b, n, c)
+
+
+def _chunks(x: jax.Array) -> int:
+    """How many parts tokens [B, N, C] are fed forward in."""
+    tokens = x.shape[0] * x.shape[1]
+    chunks = -(-tokens // ROWS)
+    fits = tokens % chunks == 0 and default_device().platform == "cpu"
+    return chunks if fits else 1
 
 
 def _feed_forward(block: TransformerBlock, carry: None, x: jax.Array) -> tuple[None, jax.Array]:
-    """Some tokens [N, C] with what the feed-forward makes of them."""
+    """Tokens [..., C] with what the feed-forward makes of them."""
     h = LayerNorm(name="norm3")(x).astype(block.dtype)
     return carry, x + FeedForward(block.dtype, name="ff")(h)
 
