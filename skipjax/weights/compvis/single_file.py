@@ -6,11 +6,13 @@ It holds no configs. Those follow from shapes, and what does not is that of the 
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from skipjax.weights import registry
+from skipjax.pretrained import Pretrained
+from skipjax.weights import cards, registry
 from skipjax.weights.components import Component, Found, of
 from skipjax.weights.compvis import prediction, released, sections
 from skipjax.weights.compvis.networks import Tensors
@@ -52,9 +54,24 @@ def find(path: Path, key: str | None = None, told: str | None = None) -> Found |
             return None
         for warning in said:
             warnings.warn(str(warning.message), stacklevel=2)
-        return of_tensors(path, tensors, state_dict.about(path), told)
+        known = _known(path)
+        if told is None and known is not None:
+            told = known.process.parameterization
+        found = of_tensors(path, tensors, state_dict.about(path), told)
     except ValueError as error:
         raise of(path, error) from None
+    if known is None or not isinstance(found.model, Pretrained):
+        return found
+    process, sampler = known.process, known.scheduler
+    model = found.model.replace(process=process, scheduler=sampler, guidance=known.guidance)
+    return replace(found, model=model)
+
+
+def _known(path: Path) -> Pretrained | None:
+    """What a card says that knows a file of this name; None if there is none."""
+    card = cards.of_file(path)
+    model = None if card is None else cards.model(card)
+    return model if isinstance(model, Pretrained) else None
 
 
 def of_tensors(
