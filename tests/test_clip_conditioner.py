@@ -58,10 +58,8 @@ def test_what_the_encoders_say_side_by_side(xl):
         "text": (2, 77, 16),
         "pooled": (2, 24),
     }
-    for i, (encoder, tokenizer) in enumerate(zip(xl.encoders, xl.tokenizers, strict=True)):
-        start, end, pad = tokenizer.frame
-        words = tokenizer.split("a red fox")[0]
-        ids = [[start, *words, end, *[pad] * (75 - len(words))]]
+    for i, encoder in enumerate(xl.encoders):
+        ids = [text_ids(xl, "a red fox", i)]
         hidden = encoder.hidden(ids, 1)[0]
         np.testing.assert_allclose(found["text"][0, :, 8 * i : 8 * i + 8], hidden, atol=1e-6)
     np.testing.assert_allclose(found["pooled"][0], encoder.pooled(ids)[0], atol=1e-6)
@@ -104,6 +102,25 @@ def test_negative_prompts(sd1, xl):
         assert_same(conditioner.null(told, ["dog", ""]), encode(conditioner, ["dog", ""]))
 
 
+def test_a_null_within_a_program(sd1):
+    told = encode(sd1, ["a fox", "a cat"])
+    found = jax.jit(lambda conditioner, told: conditioner.null(told, "dog"))(sd1, told)
+    assert_same(found, encode(sd1, "dog", 2))
+
+
+@pytest.mark.slow
+def test_encoders_whose_weights_lie_on_a_mesh(xl):
+    mesh = jax.make_mesh((4,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def spread(leaf):
+        axes = [None] * (leaf.ndim - 1) + ["tensor" if leaf.shape[-1] % 4 == 0 else None]
+        return jax.device_put(leaf, jax.NamedSharding(mesh, jax.P(*axes)))
+
+    assert_same(
+        encode(jax.tree.map(spread, xl), ["a fox", "a cat"]), encode(xl, ["a fox", "a cat"])
+    )
+
+
 def test_zeros_stand_for_no_negative_prompt(xl):
     told = encode(xl, ["a fox", "a cat"])
     assert_same(xl.null(told), jax.tree.map(jnp.zeros_like, told), 0)
@@ -112,6 +129,9 @@ def test_zeros_stand_for_no_negative_prompt(xl):
     both = joint.encode({"prompt": "a fox", "label": 1}, KEY, np.arange(2))
     null = joint.null(both)
     assert null is not None and null["label"].tolist() == [2, 2] and not null["pooled"].any()
+    null = joint.null(both, "dog")  # of which classes are not told
+    assert null is not None and null["label"].tolist() == [2, 2]
+    np.testing.assert_allclose(null["text"], encode(xl, "dog", 2)["text"], atol=1e-6)
 
 
 def test_clip_skip_is_of_prompts_alone(sd1, xl):
@@ -127,8 +147,9 @@ def test_clip_skip_is_of_prompts_alone(sd1, xl):
             replace(conditioner, clip_skip=3)
 
 
-def text_ids(conditioner, prompt):
-    tokenizer = conditioner.tokenizers[0]
+def text_ids(conditioner, prompt, which=0):
+    """The tokens that an encoder is given."""
+    tokenizer = conditioner.tokenizers[which]
     start, end, pad = tokenizer.frame
     words = tokenizer.split(prompt)[0]
     return [start, *words, end, *[pad] * (75 - len(words))]
@@ -206,11 +227,14 @@ def test_textual_inversion(xl):
         np.testing.assert_array_equal(table[size:], np.float32(rows))
     # The greatest token is no longer the end.
     assert_same(encode(taught, "a fox"), encode(xl, "a fox"))
+    found, second = encode(taught, "a <toy>"), taught.encoders[1]
+    told = replace(second, network=replace(second.network, eos_token_id=size - 1))
+    ends = told.pooled(np.array([text_ids(taught, "a <toy>", 1)]))
+    np.testing.assert_allclose(found["pooled"], ends, atol=1e-6)
     ids = np.array([text_ids(taught, "a <toy>")])
     assert ids[0, 2:4].tolist() == [size, size + 1]
-    np.testing.assert_allclose(
-        encode(taught, "a <toy>")["text"][..., :8], taught.encoders[0].hidden(ids, 1), atol=1e-6
-    )
+    hidden = taught.encoders[0].hidden(ids, 1)
+    np.testing.assert_allclose(found["text"][..., :8], hidden, atol=1e-6)
     for given, message in (
         (vectors[:1], "vectors for 1 text encoders, and there are 2"),
         ([vectors[0], vectors[1][:1]], "has not as many vectors for each encoder"),
@@ -251,6 +275,7 @@ def test_it_is_a_pytree_of_its_weights(xl):
         (["a"], "prompt has 1 entries for 2 samples: give one for all, or as many"),
         (["a", 3], r"prompt is \['a', 3\]: it must be a text, or a list of texts"),
         (7, "prompt is 7: it must be a text, or a list of texts"),
+        ("a \udcff", r"prompt is 'a \\udcff', of which not all is Unicode"),
     ],
 )
 def test_prompts_that_are_refused(sd1, prompt, message):

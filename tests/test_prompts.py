@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import small_vocabulary
+from odd_prompts import prompts
 
 from skipjax.conditioners import Tokenizer
 from skipjax.conditioners.clip.prompts import NEAR, chunks_of, parse
@@ -92,6 +93,15 @@ def test_long_prompts_are_several_chunks(tokenizer):
     assert lengths(tokenizer, "fox " * 160) == [75, 75, 10]
     whole = chunks_of(tokenizer, "fox " * 76 + "snow", LENGTH, long=True)
     assert whole[1].ids[1:3] == tuple(tokenizer.numbers[f"{w}</w>"] for w in ("fox", "snow"))
+
+
+def test_no_token_is_lost(tokenizer):
+    for prompt in prompts(120):
+        found = chunks_of(tokenizer, prompt, LENGTH, long=True)
+        end = tokenizer.frame[1]
+        if end not in tokenizer.split(prompt)[0]:
+            ids = [number for chunk in found for number in body(chunk, tokenizer)]
+            assert ids == tokenizer.split(prompt)[0], prompt
 
 
 def test_a_chunk_rather_ends_behind_a_comma(tokenizer):

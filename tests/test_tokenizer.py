@@ -55,6 +55,14 @@ def test_the_padding_of_stable_diffusion_2_is_a_token_by_itself(tokenizer, tmp_p
     assert tokenizer.split("wow!")[0][1] == tokenizer.numbers["!</w>"] != 0
 
 
+def test_tokens_are_found_as_the_files_flag_them(tokenizer, tmp_path):
+    flagged = Tokenizer.read(small_vocabulary.write(tmp_path, END))
+    capitals = f"{START.upper()}{END.upper()}"
+    assert looks(flagged, capitals)[0] == START  # in lower case
+    assert END not in looks(flagged, capitals)  # as it is written, since it pads
+    assert START not in looks(tokenizer, capitals)
+
+
 def test_equal_by_content_and_written_as_read(tokenizer, folder, tmp_path):
     more = tokenizer.with_token("<cat-toy>", 2)
     for one in (tokenizer, more, replace(tokenizer, pad="!"), replace(tokenizer, length=None)):

@@ -68,6 +68,11 @@ def as_prompts(name: str, given: Any, num: int) -> list[str]:
         raise ValueError(
             f"{name} has {len(several)} entries for {num} samples: give one for all, or as many"
         )
+    for one in several:
+        try:
+            one.encode()
+        except UnicodeEncodeError:  # of bytes on a command line that are not UTF-8
+            raise ValueError(f"{name} is {one!r}, of which not all is Unicode") from None
     return [*several]
 
 
