@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from compiling import HURRY
 from jaxprs import every_equation
 
+from skipjax.models import attention as attention_module
 from skipjax.models.attention import attention, implementation
 from skipjax.models.blocks import AttentionBlock
 from skipjax.models.device import default_device
@@ -83,6 +85,45 @@ def test_attention_equals_its_definition(dtype, tolerance):
         assert out.dtype == dtype and out.shape == (2, 3, 4, 16)
         expected, out = by_definition(*arrays), np.float32(out)
         np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance, err_msg=str(scale))
+
+
+def by_cpu(q, k, v):
+    return attention_module._by_heads(q, k, v)
+
+
+def by_other_devices(q, k, v):
+    return attention_module._by_xla(q, k, v)
+
+
+@pytest.mark.parametrize("attend", [by_cpu, by_other_devices])
+def test_the_weights_of_some_rows_are_held_at_a_time(attend, monkeypatch):
+    (q, k, v), keys = queries_keys_values(np.float32), 11
+    q, k, v = np.tile(q, (1, 23, 1, 1)) + k[:, :1], k[:, :keys], v[:, :keys]  # 69 rows: no divisor
+    most = 10 * keys
+    monkeypatch.setattr(attention_module, "WEIGHTS", most)
+    monkeypatch.setattr(attention_module, "MOST_WEIGHTS", 8 * most)  # 2 samples, 4 heads
+
+    def loss(q, k, v):
+        y = attend(q, k, v)
+        return (y**2).sum(), y
+
+    # All that is held of float32 in the shape of weights, in the backward pass too.
+    run = jax.grad(loss, (0, 1, 2), has_aux=True)
+    held = [
+        aval.size
+        for equation in every_equation(jax.make_jaxpr(run)(q, k, v).jaxpr)
+        for aval in (out.aval for out in equation.outvars)
+        if aval.shape[-1:] == (keys,) and aval.shape[-2:] != (q.shape[-1], keys)
+    ]
+    assert held and max(held) <= 8 * most
+    gradients, out = jax.jit(run, compiler_options=HURRY)(q, k, v)
+    np.testing.assert_allclose(out, by_definition(q, k, v), rtol=0, atol=1e-5)
+
+    def plain(q, k, v):
+        return (jax.nn.dot_product_attention(q, k, v, implementation="xla") ** 2).sum()
+
+    for ours, theirs in zip(gradients, jax.grad(plain, (0, 1, 2))(q, k, v), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

@@ -216,7 +216,7 @@ def test_tensors_that_do_not_fit_are_refused_in_words(subtests):
         ({"cross_attention_dim": 32}, "the file has 24 channels of the text, the config 32"),
         ({"in_channels": 4, "concat_channels": 0}, "the file has 7 input channels, the config 4"),
         ({"num_class_embeds": None}, "the file has 5 classes, the config none"),
-        ({"layers_per_block": 2}, "missing: down_blocks.0.resnets.1.norm1.weight"),
+        ({"layers_per_block": 2}, "missing: down_blocks.0.attentions.1.norm.weight"),
     ]:
         with subtests.test(change), pytest.raises(ValueError, match=message):
             unet2d_condition.to_params(tensors, replace(config, **change))

@@ -103,7 +103,9 @@ def _by_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     (b, h, w, _), channels = x.shape, kernel.shape[-1]
     # Transforms in half precision would round too often.
     minimal = x.dtype == jnp.float32 and not _few(x)
-    width = _divisor(channels, CHANNELS) if minimal else channels
+    # Where there are many bands, the kernel is transformed once for all of them.
+    whole = not minimal or b * h * w > PIXELS
+    width = channels if whole else _divisor(channels, CHANNELS)
     tile = 2 if minimal else 1
     rows = tile * _divisor(h // tile, PIXELS // (tile * b * w))
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
