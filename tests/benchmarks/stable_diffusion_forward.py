@@ -124,7 +124,7 @@ def inputs_of(name: str, about: Part) -> Inputs:
 def our_forward(name: str, config: Any) -> Callable[[Any, Inputs], jax.Array]:
     """The forward pass of params and inputs."""
     if name == "text":
-        return lambda params, inputs: config.apply(params, inputs["ids"])
+        return lambda params, inputs: config.apply(params, inputs["ids"]).normed
     if name == "vae":
         return lambda params, inputs: AutoencoderKL(params, config).decode(inputs["z"])
     return lambda params, inputs: config.apply(

@@ -45,7 +45,6 @@ CASES |= {
     "sd1, a negative for each": Case("sd1", USUAL | {"negative_prompt": ["cat", ""]}),
     "sd1, no negative": Case("sd1", {"guidance_scale": 3.0}),
     "sd1, no guidance": Case("sd1", {"guidance_scale": 1.0}),
-    "sd1, rescaled": Case("sd1", USUAL | {"guidance_rescale": 0.7}),
     "sd1, clip skip": Case("sd1", USUAL | {"clip_skip": 1}),
     "sd1, another size": Case("sd1", USUAL | {"height": SIZE, "width": 2 * SIZE}),
     "sd2": Case("sd2", USUAL),

@@ -23,7 +23,7 @@ _OURS = {"concat_channels", "with_projection"}  # fields that diffusers lacks
 _NOT_READ = {"safety_checker": [None, None], "feature_extractor": [None, None]}
 
 
-def save(model: Pretrained, folder: Path) -> None:
+def save(model: Pretrained, folder: str | Path) -> None:
     """Writes a pipeline: model_index.json, and of each network its config and weights, in the
     precision that they are kept in; the scheduler's config, and tokenizers.
 
@@ -36,7 +36,7 @@ def save(model: Pretrained, folder: Path) -> None:
     """
     if not isinstance(model, Pretrained):
         raise ValueError(f"a {type(model).__name__} is no pipeline: give what has a network")
-    told = conditioners.parts(model.conditioner)
+    folder, told = Path(folder), conditioners.parts(model.conditioner)
     index: dict[str, Any] = {"_class_name": _pipeline(model), "_diffusers_version": VERSION}
     index |= _settings(model)
     for name, (config, params) in networks(model).items():
