@@ -95,11 +95,11 @@ def test_pictures_are_decoded_as_is_asked(models):
     refused(models["sd1"], "tile is 1: it must be", tiles=1)
 
 
-def test_sizes_are_multiples_of_what_networks_halve(models):
-    model, multiple = models["sd1"], 2 * pipelines.FACTOR
-    assert resolve(model, SampleConfig(size=(multiple, 3 * multiple))).shape == (2, 6, 4)
-    for size in ((multiple, SIZE + 1), (pipelines.FACTOR, SIZE)):
-        refused(model, f"size is {size}: height and width must be multiples of 4 for", size=size)
+def test_sizes_are_multiples_of_what_latents_stand_for(models):
+    model, multiple = models["sd1"], pipelines.FACTOR
+    assert resolve(model, SampleConfig(size=(multiple, 3 * multiple))).shape == (1, 3, 4)
+    for size in ((multiple, SIZE + 1), (multiple + 1, SIZE)):
+        refused(model, f"size is {size}: height and width must be multiples of 2", size=size)
     refused(model, "size is '16 by 16': it must be (height, width)", size="16 by 16")
 
 

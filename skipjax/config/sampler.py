@@ -159,7 +159,8 @@ def diffused_shape(model: Pretrained, size: Any) -> tuple[int, ...]:
     if not whole:
         raise ValueError(f"size is {size!r}: it must be (height, width), in pixels")
     height, width = map(int, size)
-    halved = getattr(model.network, "factor", 1)
+    network = model.network
+    halved = getattr(network, "multiple", getattr(network, "factor", 1))
     multiple = halved * getattr(model.codec, "factor", 1)
     if halved > 1 and (height % multiple or width % multiple):
         raise ValueError(

@@ -260,13 +260,21 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side: nearest neighbour, with a convolution behind it where `conv` is set."""
+    """Twice the side: nearest neighbour, with a convolution behind it where `conv` is set.
+
+    To a size that was odd before it was halved, it is cut short in front of the convolution.
+    """
 
     conv: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, size: tuple[int, ...] | None = None) -> jax.Array:
+        _, h, w, channels = x.shape
+        size = size or (2 * h, 2 * w)
+        whole = size == (2 * h, 2 * w)
+        if not (whole and self.conv):
+            x = upsample(x)[:, : size[0], : size[1]]
         if not self.conv:
-            return upsample(x)
-        return Conv(x.shape[-1], upsampled=True, dtype=self.dtype, name="conv")(x)
+            return x
+        return Conv(channels, upsampled=whole, dtype=self.dtype, name="conv")(x)

@@ -112,7 +112,8 @@ def check_pictures(config: Any, x: jax.Array) -> None:
     """Checks that x is [B, H, W, C] with sizes that the network can take.
 
     Args:
-        config: With `in_channels`, and the `factor` by which the sizes must divide.
+        config: With `in_channels`, and the `factor` by which the sizes must divide, or a
+            `multiple` that is less.
         x: The pictures.
 
     Raises:
@@ -122,10 +123,11 @@ def check_pictures(config: Any, x: jax.Array) -> None:
         raise ValueError(
             f"x is {list(x.shape)}: it must be [batch, height, width, {config.in_channels}]"
         )
-    if x.shape[1] % config.factor or x.shape[2] % config.factor:
+    multiple = getattr(config, "multiple", config.factor)
+    if x.shape[1] % multiple or x.shape[2] % multiple:
         raise ValueError(
             f"x is {x.shape[1]} x {x.shape[2]} pixels: height and width must be multiples of "
-            f"{config.factor} for the {config.factor.bit_length()} levels of the network"
+            f"{multiple} for the {config.factor.bit_length()} levels of the network"
         )
 
 

@@ -76,3 +76,9 @@ def test_outputs_are_diffusers(name):
     ours, theirs = outputs(CASES[name], (8, 16))
     assert ours.shape == theirs.shape and ours.dtype == np.float32
     assert np.abs(ours - theirs).max() <= 5e-5 * np.abs(theirs).max()
+
+
+def test_sizes_may_be_odd_on_the_way_down():
+    ours, theirs = outputs(CASES["sd1"], (7, 10))
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 5e-5 * np.abs(theirs).max()

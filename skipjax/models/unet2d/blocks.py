@@ -184,9 +184,10 @@ class UpBlock(nn.Module):
         emb: jax.Array | None = None,
         skips: Sequence[jax.Array] | None = None,
         context: jax.Array | None = None,
+        size: tuple[int, ...] | None = None,
     ) -> jax.Array:
         """h [B, 2 H, 2 W, C'], with as many skips beside it as it has layers, the last first; an
-        autoencoder has none.
+        autoencoder has none. `size` is that of the next level, where it may be odd.
         """
         parts, level = self.parts, self.level
         for i in range(level.layers):
@@ -198,7 +199,7 @@ class UpBlock(nn.Module):
         if level.resample == "resnet":
             return parts.res_block(level.channels, "upsamplers_0", "up")(h, emb)
         if level.resample == "conv":
-            return Upsample(dtype=parts.dtype, name="upsamplers_0")(h)
+            return Upsample(dtype=parts.dtype, name="upsamplers_0")(h, size)
         return h
 
 
@@ -234,5 +235,6 @@ def through(
         h = middle(h, emb, context)
     for i, level in enumerate(decoder):
         features, skips = features[: -level.layers], features[-level.layers :]
-        h = UpBlock(parts, level, name=f"up_blocks_{i}")(h, emb, skips, context)
+        size = features[-1].shape[1:3] if features else None
+        h = UpBlock(parts, level, name=f"up_blocks_{i}")(h, emb, skips, context, size)
     return h

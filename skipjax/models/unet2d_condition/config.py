@@ -215,6 +215,13 @@ class UNet2DConditionArguments:
         return 2 ** (len(self.block_out_channels) - 1)
 
     @property
+    def multiple(self) -> int:
+        """What the sides of latents must be multiples of: any are taken where padding is
+        symmetric, as odd ones are then met again on the way up.
+        """
+        return 1 if self.downsample_padding == 1 else self.factor
+
+    @property
     def text_channels(self) -> int:
         """Width of the text's tokens."""
         dims = self.cross_attention_dim

@@ -40,7 +40,7 @@ class UNet2DConditionConfig(UNet2DConditionArguments, FlaxConfig):
 
         Args:
             params: As `init` makes them.
-            x: Noisy latents, float [B, H, W, C]; H and W divisible by `factor`.
+            x: Noisy latents, float [B, H, W, C]; H and W multiples of `multiple`.
             t: Times as the process tells them, float [B].
             condition: What `takes` names, of: "text" float [B, L, D], any L; "pooled" float
                 [B, P] and "time_ids" float [B, 6], which are sizes and places in pixels (of
