@@ -91,6 +91,7 @@ def test_a_picture_does_not_depend_on_those_decoded_with_it(codec):
     np.testing.assert_array_equal(codec.decode(others)[0], many[0])
 
 
+@pytest.mark.slow
 def test_the_memory_is_that_of_one_picture(codec):
     one, many = (codec.memory((n, 16, 16, 4)) for n in (2, 8))
     pixels = 32 * 32 * 3 + 16 * 16 * 4
@@ -129,6 +130,7 @@ def test_other_weights_and_pictures_run_the_same_program(codec):
     assert program._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_squares_of_what_sees_no_neighbours_are_exact(subtests):
     """Weights of overlapping squares add to 1 everywhere."""
 
@@ -146,6 +148,7 @@ def test_squares_of_what_sees_no_neighbours_are_exact(subtests):
             np.testing.assert_allclose(in_tiles(smaller, 8, 2, 1)(x), smaller(x), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_squares_are_roughly_the_whole(codec):
     smooth = np.linspace(-1, 1, 24, dtype=np.float32)
     z = np.stack([smooth[:, None] * smooth[None], smooth[:, None] + 0 * smooth[None]] * 2, -1)
@@ -160,6 +163,7 @@ def test_squares_are_roughly_the_whole(codec):
     assert z.shape == tiled.shape and np.abs(np.asarray(z - tiled)).mean() < np.asarray(z).std()
 
 
+@pytest.mark.slow
 def test_half_precision_is_of_weights_or_of_bfloat16(codec):
     z = latents(codec.network)
     exact = np.asarray(codec.decode(z))

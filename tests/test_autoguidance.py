@@ -104,6 +104,7 @@ def test_several_ways_compose(model, guide, unconditional):
     np.testing.assert_allclose(both.gradient, alone.gradient, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_asked_for_in_python(model, guide, unconditional):
     plain = skipjax.sample(model, KEY, label=1, **STEPS)
     same = skipjax.sample(model, KEY, label=1, guidance=Autoguidance(guide, 1.0), **STEPS)
@@ -212,6 +213,7 @@ def saved(model, guide, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_job_is_told_by_its_guide(model, guide, saved, tmp_path, capsys):
     line = f"generate --checkpoint {saved / 'tiny'} --num 2 --plan ddim --steps 3 --labels cow"
     line = [*line.split(), "--guide", str(saved / "other_1"), "--guidance", "2"]

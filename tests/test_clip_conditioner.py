@@ -182,6 +182,7 @@ def test_long_prompts_and_negative_ones_are_of_as_many_chunks(xl):
     assert encode(replace(long, chunks=4), "a cat")["text"].shape == (1, 4 * 77, 16)
 
 
+@pytest.mark.slow
 def test_what_was_said_is_remembered(sd1, xl, monkeypatch):
     texts = [f"a fox {i}" for i in range(3)]
     remembering = remember(Joint((xl, Labels(2))))

@@ -154,6 +154,7 @@ def test_what_there_is_at_a_path_comes_first(cache, flat, tmp_path, monkeypatch)
     assert skipjax.load("org/toy").network.width == 8
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_names(cache, flat, work, capsys, monkeypatch):
     toy.into_cache(cache, NAME, flat)
     cli.main(f"sample --checkpoint {NAME} --steps 2 --num 1 --out out.npz".split())

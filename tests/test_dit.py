@@ -323,6 +323,7 @@ def test_a_folder_gives_back_what_was_saved(tmp_path, subtests):
         parts.build(card)
 
 
+@pytest.mark.slow
 def test_it_is_a_network_like_others():
     config = CONFIGS["facebook"]
     module = models.network(config)

@@ -92,6 +92,7 @@ def test_remat_draws_the_same_pictures(unconditional, classifier, mild):
     close(guided(remat=True), guided())
 
 
+@pytest.mark.slow
 def test_a_classifier_gives_an_unconditional_network_its_labels(unconditional, classifier):
     guided = partial(sample, unconditional, classifier=classifier, guidance=300.0)
     drawn = classifier.labels.encode({}, KEY, np.arange(3))["label"]

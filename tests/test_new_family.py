@@ -51,6 +51,7 @@ def test_videos_are_drawn_of_words(model):
         skipjax.sample(model, key, prompts="fox", **STEPS)
 
 
+@pytest.mark.slow
 def test_guidance_goes_from_the_null_prompt_to_the_words(model):
     key, options = jax.random.key(1), {"num": 2, "prompt": "fox"} | STEPS
     plain = skipjax.sample(model, key, **options)
@@ -68,6 +69,7 @@ def test_guidance_goes_from_the_null_prompt_to_the_words(model):
     np.testing.assert_allclose(skipjax.decode(model, z), plain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_size_trajectory_and_callback(model):
     key, seen = jax.random.key(2), []
     wide = skipjax.sample(model, key, num=1, prompt="fox", size=(4, 8), **STEPS)

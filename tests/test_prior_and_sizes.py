@@ -92,6 +92,7 @@ def test_models_are_printed_in_a_line():
     assert "185,222 parameters in float32" in repr(model)
 
 
+@pytest.mark.slow
 def test_bfloat16_goes_by_its_short_name(tmp_path, compiled_in_a_hurry):
     loaded = skipjax.load(tiny.save(tmp_path / "tiny"), dtype="bf16")
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {jnp.dtype("bfloat16")}

@@ -128,6 +128,7 @@ def test_the_constant_part_does_not_know_how_long_the_run_will_be():
     assert [short(i) for i in range(20)] == [long(i) for i in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("light")
 def test_a_step_mirrors_no_picture_of_an_unmirrored_label():
     """Then its loss is that of a step without mirrors."""

@@ -31,6 +31,7 @@ def network(least_network):
     return least.pretrained()
 
 
+@pytest.mark.slow
 def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
     teacher = plans.dpmpp_3m(network.schedule, grids.trailing(1000, 6))
     plan = tuned(network, label=1, teacher=teacher, out=tmp_path)

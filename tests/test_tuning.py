@@ -103,6 +103,7 @@ def test_every_plan_without_noise_is_a_candidate_once():
     assert not any(plan.alpha[0] == 0 for plan in baselines(schedules.rectified_flow(), 6))
 
 
+@pytest.mark.slow
 def test_the_search_among_fixed_plans_finds_the_best(float64):
     some, candidates = examples(256), baselines(LINEAR, NFE)
     judge = Score(of_pair, some, PATH, batch=64)
@@ -204,6 +205,7 @@ def test_where_the_fixed_plan_is_as_good_it_is_kept(float64, starts):
     assert found.learned is not found.plan and found.errors[0] > found.errors[1]
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_best_round_are_given_and_not_those_of_the_last(float64):
     """What decides is what the plan drew before it learned: every round is further off."""
     train, plan = examples(64), plans.dpmpp_2m(LINEAR, grids.trailing(1000, NFE))

@@ -187,6 +187,7 @@ def conditional():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_in_a_hurry")
 def test_pictures_of_classes_are_drawn_and_guided(conditional):
     key, options = jax.random.key(0), {"plan": "ddim", "steps": 3}

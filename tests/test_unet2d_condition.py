@@ -245,6 +245,7 @@ def test_a_config_survives_its_card(subtests):
             assert hash(config) == hash(registry.build("network", described))
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near(least):
     config, params, inputs = least
     exact, half = (output(config, params, *inputs, dtype=d) for d in ("float32", "bfloat16"))
