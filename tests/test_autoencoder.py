@@ -130,7 +130,6 @@ def test_other_weights_and_pictures_run_the_same_program(codec):
     assert program._cache_size() == 1
 
 
-@pytest.mark.slow
 def test_squares_of_what_sees_no_neighbours_are_exact(subtests):
     """Weights of overlapping squares add to 1 everywhere."""
 

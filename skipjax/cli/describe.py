@@ -9,11 +9,12 @@ import tyro
 
 from skipjax import grids, plans, schedules
 from skipjax.conditioners import Labels
-from skipjax.models import param_shapes
+from skipjax.models import CLIPTextConfig, param_shapes
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.process import called
 from skipjax.weights import cards, loading, registry
 from skipjax.weights.components import CODEC, parameters
+from skipjax.weights.components import networks as networks_of
 
 
 @dataclass
@@ -104,8 +105,9 @@ def _parts(model: Any, card: cards.Card, networks: dict[str, int]) -> dict[str, 
     if isinstance(model, Classifier):
         return rows | {"classes": _classes(model.labels)}
     rows["process"] += f"; predicts {process.parameterization}, variance {process.variance}"
+    configs = networks_of(model)
     for name, number in others:
-        what = _autoencoder(model.codec) if name == CODEC else "prompts"
+        what = _autoencoder(model.codec) if name == CODEC else _encoder(configs[name][0])
         rows[name] = f"{what}, {number:,} parameters"
     told = model.conditioner.takes if model.conditioner is not None else ()
     rows["told"] = ", ".join(told) or None
@@ -117,6 +119,10 @@ def _parts(model: Any, card: cards.Card, networks: dict[str, int]) -> dict[str, 
 
 def _autoencoder(codec: Any) -> str:
     return f"{registry.kind_of(codec)}, {codec.factor} pixels along a side of a latent"
+
+
+def _encoder(network: CLIPTextConfig) -> str:
+    return f"CLIP's, {network.num_hidden_layers} layers of {network.hidden_size}"
 
 
 def card_kind(card: cards.Card) -> str:
@@ -133,7 +139,8 @@ def _sampler(model: Pretrained | Classifier) -> str | None:
     clips = "" if own.clip is None else f", x_0 within {own.clip:g}"
     if own.threshold is not None:
         clips = f", x_0 thresholded at the quantile {own.threshold[0]:g}"
-    return f"{registry.kind_of(own.method)}, {own.steps} steps{clips}"
+    guided = "" if model.guidance is None else f", guidance {model.guidance:g}"
+    return f"{registry.kind_of(own.method)}, {own.steps} steps{clips}{guided}"
 
 
 def _classes(labels: Labels) -> str:

@@ -114,15 +114,23 @@ def _as_pipelines_draw(model: Pretrained) -> Pretrained:
     if any(isinstance(part, EmbeddedGuidance) for part in told):
         return model
     sampler = model.scheduler
-    method = None if sampler is None else sampler.method
-    few = isinstance(method, Euler) and method.spacing == "trailing"
-    few &= model.process.parameterization == "eps"  # or it may be one of zero terminal SNR
-    if sampler is not None and (
-        isinstance(method, LCM) or few and model.process.parameterization == "eps"
-    ):
+    if sampler is not None and _is_distilled(sampler.method, model.process.parameterization):
+        warnings.warn(
+            f"{model.name} is taken for one that was distilled, as its sampler is theirs: {FEW} "
+            "steps without guidance, where nothing else is asked for",
+            stacklevel=5,
+        )
         return model.replace(guidance=1.0, scheduler=replace(sampler, steps=FEW))
     sizes = any(isinstance(part, MicroConditioning) for part in told)
     return model.replace(guidance=OF_XL if sizes else OF_SD)
+
+
+def _is_distilled(method: Any, parameterization: str) -> bool:
+    """Whether a sampler is that of turbo, lightning or LCM; trailing times alone may be there for
+    zero terminal SNR, too, of which no eps is learned.
+    """
+    trailing = isinstance(method, Euler) and method.spacing == "trailing"
+    return isinstance(method, LCM) or trailing and parameterization == "eps"
 
 
 def say_missing(path: Path, missing: Sequence[str]) -> None:
