@@ -245,6 +245,20 @@ def test_fields_of_configs_that_are_wrong_or_unknown(sd1, subtests):
 
 
 @pytest.mark.slow
+def test_a_network_with_the_sampler_of_distilled_ones_is_taken_for_one(sd1):
+    file = sd1 / "scheduler" / "scheduler_config.json"
+    euler = json.loads(file.read_text()) | {"_class_name": "EulerDiscreteScheduler"}
+    pipelines.put(file, euler | {"timestep_spacing": "trailing"})
+    with pytest.warns(UserWarning, match="fox is taken for one that was distilled.* 4 steps"):
+        turbo = diffusers.describe(sd1)
+    assert (turbo.guidance, turbo.scheduler.steps) == (1.0, 4)
+    # One of zero terminal SNR has trailing times, too.
+    zero = {"timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    pipelines.put(file, euler | zero | {"rescale_betas_zero_snr": True})
+    plain = diffusers.describe(sd1)
+    assert (plain.guidance, plain.scheduler.steps) == (7.5, 50)
+
+
 def test_what_cannot_be_written_as_diffusers_is_refused(place, tmp_path):
     model = skipjax.load(place("sd1"))
     with pytest.raises(ValueError, match="names of UNetConfig in diffusers are not known"):
