@@ -244,7 +244,6 @@ def test_fields_of_configs_that_are_wrong_or_unknown(sd1, subtests):
             pipelines.put(path, said)
 
 
-@pytest.mark.slow
 def test_a_network_with_the_sampler_of_distilled_ones_is_taken_for_one(sd1):
     file = sd1 / "scheduler" / "scheduler_config.json"
     euler = json.loads(file.read_text()) | {"_class_name": "EulerDiscreteScheduler"}
@@ -259,6 +258,7 @@ def test_a_network_with_the_sampler_of_distilled_ones_is_taken_for_one(sd1):
     assert (plain.guidance, plain.scheduler.steps) == (7.5, 50)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_as_diffusers_is_refused(place, tmp_path):
     model = skipjax.load(place("sd1"))
     with pytest.raises(ValueError, match="names of UNetConfig in diffusers are not known"):
