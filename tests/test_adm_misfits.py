@@ -145,6 +145,7 @@ def test_an_empty_state_dict_lacks_every_name_of_which_some_are_listed(case):
     assert len(lines) == 22 and lines[-1] == f"  ... and {len(state_dict) - 20} more"
 
 
+@pytest.mark.slow
 def test_what_was_taken_for_something_else_is_said_first(subtests):
     for name, (given, config, message) in TAKEN.items():
         with subtests.test(name):

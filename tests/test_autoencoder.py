@@ -99,6 +99,7 @@ def test_the_memory_is_that_of_one_picture(codec):
     assert replace(codec, params=None).memory((2, 16, 16, 4)) == one
 
 
+@pytest.mark.slow
 def test_every_device_decodes_its_own(codec, subtests):
     z = latents(codec.network, number=5)
     expected = codec.decode(z)

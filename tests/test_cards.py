@@ -217,6 +217,7 @@ def test_a_card_must_be_an_object(folder, subtests):
             refused(folder, r"card\.json is not a JSON object, but a ")
 
 
+@pytest.mark.slow
 def test_a_card_of_another_network_does_not_fit_the_weights(folder, subtests):
     card = json.loads((folder / "card.json").read_text())
     for changes, match in [

@@ -137,6 +137,7 @@ def put(path, content):
         path.mkdir()
 
 
+@pytest.mark.slow
 def test_wrong_pictures_to_enlarge_end_with_one_line(work, files, capsys, subtests):
     line = ["sample", "--checkpoint", files / "tiny_upsampler.pt", "--low-res", "small.npz"]
     for kind, content, message in (

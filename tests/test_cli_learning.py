@@ -275,6 +275,7 @@ def test_tune_says_what_came_of_it(monkeypatch, checkpoint, capsys):
         assert capsys.readouterr().out == expected
 
 
+@pytest.mark.slow
 def test_what_tune_cannot_do_ends_with_one_line(checkpoint, capsys, subtests):
     np.savez("few.npz", np.zeros((5, 8, 8, 3), np.uint8))
     for options, message in (

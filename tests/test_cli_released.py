@@ -156,6 +156,7 @@ def test_info_of_a_published_file(monkeypatch, capsys):
     assert counts["parameters"] == card["parameters"] == 65_438_568
 
 
+@pytest.mark.slow
 def test_info_is_a_page_for_people(monkeypatch, capsys):
     monkeypatch.undo()
     for name, words in (

@@ -65,6 +65,7 @@ def test_what_the_encoders_say_side_by_side(xl):
     np.testing.assert_allclose(found["pooled"][0], encoder.pooled(ids)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_prompt_for_all_or_one_for_each(sd1):
     found = encode(sd1, ["a fox", "a cat", "a fox"])
     assert found.keys() == {"text"} == {*sd1.gives}

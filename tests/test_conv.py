@@ -68,6 +68,7 @@ def test_convolution_equals_its_definition(subtests):
             np.testing.assert_allclose(out, by_definition(x, kernel, stride), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_its_transposes(subtests):
     for size, side, stride in KINDS:
         with subtests.test(size=size, side=side, stride=stride):
@@ -148,6 +149,7 @@ def test_wide_convolution_on_a_cpu_is_made_of_products(subtests):
             np.testing.assert_allclose(out, by_definition(x, kernel), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_wide_convolution_in_bfloat16_is_rounded_once(subtests, way):
     for sizes in WIDE if way == "as_ever" else WIDE[3:6]:
         with subtests.test(sizes):

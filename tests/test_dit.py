@@ -103,6 +103,7 @@ def test_fresh_params_give_zeros_and_saved_places(subtests):
     np.testing.assert_array_equal(places[0], sinusoids(24, (4, 4), (4, 4)))
 
 
+@pytest.mark.slow
 def test_saved_places_are_held_fixed_and_dropout_drops():
     model = pretrained("facebook", dropout=0.5)
     x, t, y = inputs(model.network)
@@ -163,6 +164,7 @@ def test_what_it_cannot_take_is_refused(subtests):
             dataclasses.replace(CONFIGS["facebook"], **changes)
 
 
+@pytest.mark.slow
 def test_sizes_go_by_the_papers_names(subtests):
     # Parameters of DiT-S/2 .. XL/8 at 256 pixels, in millions: the paper's table 1 has those of /2
     # as 33, 130, 458 and 675.
@@ -182,6 +184,7 @@ def keys(shared, name):
     return json.loads((shared / "keys" / "diffusers" / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_both_layouts_of_the_released_files_are_read_whole(shared, subtests):
     configs = {name: cards.model(cards.named(name)).network for name in RELEASED}
     known = keys(shared, "DiT-XL-2-256x256"), keys(shared, "dit_xl2_256")
@@ -198,6 +201,7 @@ def test_both_layouts_of_the_released_files_are_read_whole(shared, subtests):
             assert numbers(shapes) == list_["params"] and len(state) == list_["tensors"]
 
 
+@pytest.mark.slow
 def test_cards_say_what_the_files_hold(subtests):
     for name, side in RELEASED.items():
         with subtests.test(name):

@@ -78,6 +78,7 @@ def known(name):
 CASES = [(name, level) for name in TARGETS for level in LEVELS]
 
 
+@pytest.mark.slow
 def test_score_is_the_gradient_of_the_log_density(subtests):
     for name, level in CASES:
         with subtests.test(f"{name} {level}"):

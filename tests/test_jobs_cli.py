@@ -116,6 +116,7 @@ def test_label_and_labels_are_one_option(checkpoint, capsys):
     assert np.load("run/shards/000000.npz")["labels"].tolist() == [2, 0] * 4
 
 
+@pytest.mark.slow
 def test_pictures_that_are_not_square_are_drawn_and_exported(checkpoint, capsys):
     size = ["--num", 4, "--skip", 500, "--batch", 4, "--size", 8, 16]
     generate(checkpoint, *size, "--out", "npz")

@@ -89,6 +89,7 @@ def leaves(config):
     return jax.tree_util.tree_leaves_with_path(param_shapes(config))
 
 
+@pytest.mark.slow
 @of_configs(FEW + HALF_PARAMS, LAYERS, NARROW)
 def test_layers_multiply_in_the_precision_that_they_are_for(settings, subtests):
     for config, dtype, params_dtype in settings:

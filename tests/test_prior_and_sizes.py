@@ -35,7 +35,7 @@ class Exact:
         return sigma * x / (STD**2 + sigma**2)
 
 
-@pytest.mark.parametrize("edm", [False, True])
+@pytest.mark.parametrize("edm", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_where_the_variance_explodes_samples_start_from_sigma_max(edm):
     told = {"parameterization": "edm", "precondition": Edm(STD)} if edm else {}
     process = Process(EXPLODING, bounds=None, **told)
@@ -57,6 +57,7 @@ def test_a_plan_may_say_what_it_starts_from():
     np.testing.assert_allclose(drawn, of_the_process / 2, rtol=1e-5)  # linear in the start
 
 
+@pytest.mark.slow
 def test_pictures_need_not_be_square(compiled_in_a_hurry):
     model = tiny.model(tiny.config(image_size=(16, 8)))
     assert skipjax.sample(model, KEY, skip=500, num=2).shape == (2, 16, 8, 3)

@@ -106,7 +106,7 @@ def network(x, t):
     return 2 * jnp.tanh(x[..., ::-1] + t[:, None, None, None] / 1000)
 
 
-@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("clipped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_eps_follows_a_clipped_x_0_or_does_not(clipped, float64):
     leading, num = grids.leading(1000, 6), 6
     start = np.random.default_rng(0).normal(size=(2, 3, 3, 2))

@@ -60,6 +60,7 @@ def test_integrate_is_a_plain_loop_over_the_rows(float64):
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_single_precision_drifts_by_less_than_1e_4():
     written = {}
     for (name, method), nfe, end in product(METHODS.items(), (15, 100), (schedules.DATA, 0)):

@@ -109,6 +109,7 @@ def test_a_step_that_is_not_taken_leaves_the_picture_as_it_is(order, space, floa
     assert tried(1e-9, 1, 0.999 * relative)[1] == (0, 1)
 
 
+@pytest.mark.slow
 def test_levels_inside_a_program_are_those_of_the_schedule(subtests, float64):
     x = np.zeros((50, 2, 2))
     for name, schedule in SCHEDULES.items():
@@ -161,6 +162,7 @@ def test_a_hard_target_asks_for_more_calls_than_an_easy_one():
     assert (hard.rejected > 0).all() and hard.nfe.sum() > easy.nfe.sum()
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_its_batch_unless_told_to_share_steps(float64):
     x, others = noise(6, 2, dtype=np.float64), noise(6, 2, seed=1, dtype=np.float64)
     among = solve(x, PAIR.denoise)
@@ -236,6 +238,7 @@ def bent(x, broken, gradient, steer):
     return adaptive.dpm(LINEAR, denoise, x)
 
 
+@pytest.mark.slow
 def test_a_picture_that_breaks_stops_and_the_others_go_on():
     x, broken = noise(4), np.arange(4) == 2
     out, whole = (bent(x, which, 0.0, 0.0) for which in (broken, np.zeros(4, bool)))

@@ -140,6 +140,7 @@ def test_it_is_a_loop_over_steps_between_the_levels_chosen(eta, order, shift, fl
     assert (np.asarray(out.source) != times[:, None]).any() == (shift == "source")
 
 
+@pytest.mark.slow
 def test_the_time_is_the_nearest_of_a_loop_over_the_window(subtests, float64):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 5, 5)) * rng.uniform(0.1, 1.2, (20, 1, 1))

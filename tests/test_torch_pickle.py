@@ -77,6 +77,7 @@ def test_what_is_no_weight_is_dropped_soon(write, subtests):
             np.testing.assert_array_equal(tensors["weight"], np.zeros(6, np.float32))
 
 
+@pytest.mark.slow
 def test_what_torch_does_not_write_is_refused(write, subtests):
     for kind, (code, match) in REFUSED.items():
         with subtests.test(kind):

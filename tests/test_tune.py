@@ -49,6 +49,7 @@ def test_a_network_gets_a_plan_that_says_where_it_is_from(network, tmp_path):
         tuned(network, label=2, teacher=teacher, out=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_plan_is_learned_by_the_law_of_pictures_with_its_noise(network):
     real = np.tanh(np.random.default_rng(0).normal(size=(10, 8, 8, 3)).astype(np.float32))
     plan = tuned(network, loss="energy", pictures=real, label=1)

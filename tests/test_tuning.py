@@ -149,6 +149,7 @@ def by_hand(denoiser, frame, some, flat):
     return off, by_numbers
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_error(float64):
     asked = of_pair, examples(64), plans.dpm_2m, NFE, HISTORY
     matrices, slope, gradient, exact = derivatives(*asked)

@@ -154,6 +154,7 @@ def test_what_an_architecture_is_taken_to_be(subtests):
     assert learned.process.variance == "learned_range"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(subtests):
     config = unet2d.config_of(PLAIN | {"num_class_embeds": 5, "in_channels": 4})
     key, x, t = jax.random.key(0), np.zeros((2, 8, 8, 3), np.float32), np.zeros(2, np.float32)
@@ -249,6 +250,7 @@ def test_remat_changes_nothing_and_dropout_acts_by_its_key(small):
     assert (one == same).all() and (one != other).any() and (one != plain).any()
 
 
+@pytest.mark.slow
 def test_frequencies_of_fourier_are_not_learned():
     config = unet2d.config_of(CASES["one_level"] | {"time_embedding_type": "fourier"})
     params = unet2d.to_params(tensors_of(config), config)

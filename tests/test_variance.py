@@ -238,6 +238,7 @@ def test_a_tape_writes_down_what_is_guided_how():
     assert plan.log_variance.tolist() == [[0, 0], [-3, -2], [0, 0]]
 
 
+@pytest.mark.slow
 def test_a_plan_of_its_first_columns_integrates_and_is_guided_through_the_prediction():
     full = plans.ddim(LINEAR, TIMES, 0.5)
     for named in ({}, {"space": "x_0"}):
