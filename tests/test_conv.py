@@ -97,6 +97,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(subtests):
             assert error.max() <= float(jnp.finfo(dtype).eps) * 128
 
 
+@pytest.mark.slow
 def test_the_module_is_flaxs_with_padding_on_both_sides(subtests):
     for size, side, stride in KINDS:
         x, bias = normal(2, *size, 5), np.arange(7, dtype=np.float32)

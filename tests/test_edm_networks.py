@@ -95,6 +95,7 @@ def test_half_precision_is_near(one):
     assert np.abs(near - exact).max() < 0.06 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_it_is_drawn_guided_saved_and_loaded_again(one, tmp_path):
     *_, model = one
     key, options = jax.random.key(0), {"num": 2, "plan": "edm", "steps": 3, "grid": "karras"}

@@ -21,7 +21,7 @@ def case(request, goldens):
 # One of either way to resample, and one with a gradient, by the programs that people run too.
 AS_EVER = ("unet_a", "unet_c", "classifier_f")
 AS_EVER = [pytest.param((name, "as_ever"), marks=pytest.mark.slow) for name in AS_EVER]
-FEW = ("unet_a", "superres_e", "classifier_f")  # for every day
+FEW = ("unet_a", "classifier_f")  # for every day
 IN_A_HURRY = [
     pytest.param((name, "in_a_hurry"), marks=() if name in FEW else pytest.mark.slow)
     for name in CASES

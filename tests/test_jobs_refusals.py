@@ -174,7 +174,7 @@ def test_a_folder_of_an_older_version_is_refused_and_left_alone(job, out, finish
     assert files(out) == files(finished)
 
 
-@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("channels", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_channels_that_no_png_holds_are_refused_before_anything_is_drawn(
     tmp_path, channels, monkeypatch
 ):

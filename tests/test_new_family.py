@@ -33,6 +33,7 @@ def folder(model, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_videos_are_drawn_of_words(model):
     key = jax.random.key(0)
     many = skipjax.sample(model, key, num=3, prompt="fox", **STEPS)
