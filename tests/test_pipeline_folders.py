@@ -233,7 +233,7 @@ def test_fields_of_configs_that_are_wrong_or_unknown(sd1, subtests):
                 skipjax.load(sd1)
             assert "\n" not in str(caught.value)
             path.write_text(before)
-    for component in ("unet", "vae", "text_encoder"):
+    for component in ("unet", "vae"):  # transformers writes all that any network may have
         with subtests.test(component):
             path = sd1 / component / "config.json"
             pipelines.put(path, json.loads(path.read_text()) | {"fresh_option": 3})
