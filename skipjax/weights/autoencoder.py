@@ -3,8 +3,6 @@
 Blocks and their names are those of `weights.unet2d`.
 """
 
-import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 from skipjax.codecs import AutoencoderKL, AutoencoderTiny
 from skipjax.models import AutoencoderKLConfig, AutoencoderTinyConfig, param_shapes
 from skipjax.weights import layout
-from skipjax.weights.fields import construct
+from skipjax.weights.fields import construct, known
 from skipjax.weights.layout import Convert
 from skipjax.weights.unet2d import name, with_newer_names
 
@@ -69,17 +67,7 @@ def config_of(fields: Mapping[str, Any]) -> Config:
     if kind not in CONFIGS:
         raise ValueError(f"_class_name is {kind!r}: it must be one of {', '.join(CONFIGS)}")
     config = CONFIGS[kind]
-    known = {field.name for field in dataclasses.fields(config)}
-    told = {k: v for k, v in fields.items() if k[:1] != "_"}
-    if unknown := [k for k in told if k not in known | IDLE]:
-        warnings.warn(
-            f"the config of {kind} holds {', '.join(unknown)}: no option that is known, and left "
-            "out",
-            stacklevel=2,
-        )
-    return construct(
-        f"the config of {kind}", config, {k: v for k, v in told.items() if k in known}
-    )
+    return construct(f"the config of {kind}", config, known(config, kind, fields, IDLE))
 
 
 def codec(config: Config, params: Any = None) -> AutoencoderKL | AutoencoderTiny:

@@ -1,10 +1,33 @@
 """Dataclasses from the fields that JSON gives, each checked in words."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def known(
+    part: type, name: str, fields: Mapping[str, Any], idle: Collection[str] = ()
+) -> dict[str, Any]:
+    """Those fields of a config.json that a config has; others are named in a warning.
+
+    Args:
+        part: The config, a dataclass.
+        name: Of diffusers' class.
+        fields: Of the file. Those that begin with "_" say nothing of the network.
+        idle: Others that change nothing.
+    """
+    ours = {field.name for field in dataclasses.fields(part)}
+    others = [k for k in fields if k not in ours and k not in idle and k[:1] != "_"]
+    if others:
+        warnings.warn(
+            f"the config of {name} holds {', '.join(others)}: no option that is known, and left "
+            "out",
+            stacklevel=4,
+        )
+    return {key: value for key, value in fields.items() if key in ours}
 
 
 def construct(what: str, part: type, fields: Mapping[str, Any]) -> Any:

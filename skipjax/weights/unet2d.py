@@ -6,7 +6,6 @@ params; in files they have diffusers'.
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from skipjax.models import UNet2DConfig, param_shapes
 from skipjax.pretrained import Pretrained
 from skipjax.process import Process, as_schedule
 from skipjax.weights import layout
-from skipjax.weights.fields import construct
+from skipjax.weights.fields import construct, known
 from skipjax.weights.layout import Convert
 
 # diffusers' names of the modules of ADM's blocks.
@@ -90,30 +89,18 @@ def config_of(fields: Mapping[str, Any]) -> UNet2DConfig:
 
 
 def known_fields(part: type, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a config.json that a config has; others are named in a warning.
-
-    Args:
-        part: The config, a dataclass with a sample_size.
-        name: Of diffusers' class.
-        fields: Of the file. Those that begin with "_" say nothing of the network.
+    """Those of a config.json that a U-Net's config has, as `fields.known` has it.
 
     Raises:
         ValueError: If there is no sample_size.
     """
-    known = {field.name for field in dataclasses.fields(part)}
-    told = {k: v for k, v in fields.items() if k[:1] != "_"}
-    if unknown := [k for k in told if k not in known]:
-        warnings.warn(
-            f"the config of {name} holds {', '.join(unknown)}: no option that is known, and "
-            "left out",
-            stacklevel=3,
-        )
+    told = known(part, name, fields)
     if told.get("sample_size") is None:
         raise ValueError(
             f"the config of {name} lacks sample_size: say in it how many pixels what it denoises "
             "has, 64 or [64, 96]"
         )
-    return {k: v for k, v in told.items() if k in known}
+    return told
 
 
 def model(config: UNet2DConfig, name: str) -> Pretrained:

@@ -6,6 +6,7 @@ Arrays are NHWC. Residual blocks and resampling are ADM's, and keep its names in
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,20 @@ class Parts:
             divisor,
             name=name,
         )
+
+
+def parts_of(config: Any, dtype: jnp.dtype, remat: bool, train: bool) -> Parts:
+    """Those of a U-Net, by diffusers' argument names in its config."""
+    return Parts(
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        activation=config.act_fn,
+        scale_shift=config.resnet_time_scale_shift == "scale_shift",
+        padding=config.downsample_padding,
+        dropout=config.dropout if train else 0.0,
+        dtype=dtype,
+        remat=remat,
+    )
 
 
 # What attends behind a residual block: called inside `nn.compact`, with the parts of the network,

@@ -13,7 +13,7 @@ from skipjax.models.blocks import Fourier, GroupNorm, TimeEmbedding, timestep_em
 from skipjax.models.config import FlaxConfig, evaluate
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import beside, check_keys, check_pictures
-from skipjax.models.unet2d.blocks import MidBlock, Parts, through
+from skipjax.models.unet2d.blocks import MidBlock, parts_of, through
 from skipjax.models.unet2d.config import UNet2DArguments
 from skipjax.models.unet2d.embeddings import embed_class
 
@@ -96,16 +96,7 @@ class UNet2D(nn.Module):
     ) -> jax.Array:
         """Evaluates the network; arguments as `UNet2DConfig.apply` has them."""
         config = self.config
-        parts = Parts(
-            groups=config.norm_num_groups,
-            eps=config.norm_eps,
-            activation=config.act_fn,
-            scale_shift=config.resnet_time_scale_shift == "scale_shift",
-            padding=config.downsample_padding,
-            dropout=config.dropout if train else 0.0,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
+        parts = parts_of(config, self.dtype, self.remat, train)
         emb = self._embed(t, condition)
         x = beside(x, condition.get("concat"))
         check_pictures(config, x)

@@ -14,7 +14,7 @@ from skipjax.models.blocks import ACTIVATIONS, GroupNorm, TimeEmbedding, timeste
 from skipjax.models.config import FlaxConfig, evaluate
 from skipjax.models.conv import Conv
 from skipjax.models.encoder import beside, check_keys, check_pictures
-from skipjax.models.unet2d.blocks import MidBlock, Parts, through
+from skipjax.models.unet2d.blocks import MidBlock, parts_of, through
 from skipjax.models.unet2d.embeddings import embed_class
 from skipjax.models.unet2d_condition.config import UNet2DConditionArguments
 
@@ -141,16 +141,7 @@ class UNet2DCondition(nn.Module):
     ) -> jax.Array:
         """Evaluates the network; arguments as `UNet2DConditionConfig.apply` has them."""
         config = self.config
-        parts = Parts(
-            groups=config.norm_num_groups,
-            eps=config.norm_eps,
-            activation=config.act_fn,
-            scale_shift=config.resnet_time_scale_shift == "scale_shift",
-            padding=config.downsample_padding,
-            dropout=config.dropout if train else 0.0,
-            dtype=self.dtype,
-            remat=self.remat,
-        )
+        parts = parts_of(config, self.dtype, self.remat, train)
         emb = self._embed(t, condition)
         x = beside(x, condition.get("concat"))
         check_pictures(config, x)
