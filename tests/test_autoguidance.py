@@ -79,6 +79,7 @@ def test_it_moves_away_from_the_guide(model, guide, unconditional):
     np.testing.assert_allclose(again, x, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_outside_its_interval_it_does_nothing(model, guide):
     x, label = jax.random.normal(KEY, (2, *model.shape)), np.array([0, 1])
     own = x_0_of(model, x, label)

@@ -90,6 +90,7 @@ def test_size_trajectory_and_callback(model):
     np.testing.assert_allclose(sorted(seen, key=lambda s: s[0])[-1][2], path[-1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_codec_and_the_folder_give_back_what_went_in(model, folder):
     x = jax.random.uniform(jax.random.key(3), (2, 3, 4, 8, 1), minval=-1)
     np.testing.assert_allclose(model.codec.decode(model.codec.encode(x)), x, atol=1e-5)
