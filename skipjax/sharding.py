@@ -181,6 +181,18 @@ def place(
     return model, guidance, spread_all
 
 
+def memory(compiled: Any) -> int | None:
+    """Bytes that a compiled program takes on each device: arguments, results and what is between
+    them; None where that is not known.
+    """
+    try:
+        said = compiled.memory_analysis()
+        parts = (said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes)
+    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+    return int(sum(parts))
+
+
 def _named(tree: Any) -> list[NamedSharding]:
     found = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
     return [sharding for sharding in found if isinstance(sharding, NamedSharding)]

@@ -79,7 +79,7 @@ def codec_of(fields, seed=0, **options):
     """A codec with such weights; options as `skipjax.codecs.AutoencoderKL` has them."""
     config = autoencoder.config_of(fields)
     params = autoencoder.to_params(tensors_of(config, seed), config)
-    return type(autoencoder.codec(config))(params, config, **options)
+    return type(autoencoder.model(config, "vae"))(params, config, **options)
 
 
 def pictures(config, size=(8, 12), number=2, seed=1):

@@ -290,7 +290,7 @@ def test_cards_describe_them(subtests):
     for name in ("kl", "playground", "tiny"):
         with subtests.test(name):
             config = autoencoder.config_of(CASES[name])
-            made = replace(autoencoder.codec(config), dtype="bfloat16", tile=16)
+            made = replace(autoencoder.model(config, "vae"), dtype="bfloat16", tile=16)
             card = json.loads(json.dumps(registry.describe(made)))
             assert registry.build("codec", card) == made
     with pytest.raises(ValueError, match="codec: tile is 3: it must be a whole number"):

@@ -88,9 +88,9 @@ class Autoencoder:
         _check("latents", z, f"decodes [B, h, w, {channels}]", channels)
         return self._run("decode", z)
 
-    def memory(self, shape: tuple[int, ...]) -> int:
-        """Bytes that decoding takes on a device, weights and pictures included. The program is
-        compiled to find it out, and not run.
+    def memory(self, shape: tuple[int, ...]) -> int | None:
+        """Bytes that decoding takes on a device, weights and pictures included; None where that
+        is not known. The program is compiled to find it out, and not run.
 
         Args:
             shape: Of scaled latents, [B, h, w, C].
@@ -100,9 +100,7 @@ class Autoencoder:
         over = None if mesh is None else sharding.replicated(mesh)
         z = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=over)
         lowered = program.lower(params, z, mesh=mesh, **self._static("decode"))
-        said: Any = lowered.compile().memory_analysis()
-        parts = (said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes)
-        return int(sum(parts))
+        return sharding.memory(lowered.compile())
 
     def _encoded(self, x: jax.Array) -> jax.Array:
         channels = self.network.in_channels

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from skipjax.pretrained import Classifier, Pretrained
 from skipjax.sharding import Placement
-from skipjax.weights import loading, lora, vocabularies
+from skipjax.weights import checksums, loading, lora, vocabularies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +96,4 @@ def _sha256(path: str) -> str:
     if at.is_dir():
         each = [f"{p.relative_to(at)} {_sha256(str(p))}" for p in at.rglob("*") if p.is_file()]
         return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest()
-    with at.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums.sha256(at)

@@ -81,7 +81,7 @@ class Compiled:
             options: dict[str, Any] = {"shape": sampler.shape, "dtype": sampler.dtype}
             lowered = program.lower(*self._before, *batch, *self._after, None, **options)
         self._compiled = lowered.compile()
-        self.memory = _memory(self._compiled)
+        self.memory = sharding.memory(self._compiled)
         self._shape = self.size, *sampler.shape
 
     def __call__(self, batch: Batch) -> jax.Array:
@@ -122,12 +122,3 @@ class Compiled:
 
     def _on_devices(self, batch: Batch) -> Batch:
         return self._spread(batch._replace(ids=batch.ids.astype(np.uint32)))
-
-
-def _memory(compiled: Any) -> int | None:
-    try:
-        said = compiled.memory_analysis()
-        parts = (said.argument_size_in_bytes, said.output_size_in_bytes, said.temp_size_in_bytes)
-    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
-    return int(sum(parts))

@@ -96,11 +96,6 @@ class CLIPTextConfig(FlaxConfig):
                 f"hidden_act is {self.hidden_act!r}: it must be one of {', '.join(ACTIVATIONS)}"
             )
 
-    @property
-    def pooled_size(self) -> int:
-        """Width of the pooled vector."""
-        return self.projection_dim if self.with_projection else self.hidden_size
-
     def apply(
         self,
         params: Any,

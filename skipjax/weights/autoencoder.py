@@ -70,11 +70,11 @@ def config_of(fields: Mapping[str, Any]) -> Config:
     return construct(f"the config of {kind}", config, known(config, kind, fields, IDLE))
 
 
-def codec(config: Config, params: Any = None) -> AutoencoderKL | AutoencoderTiny:
-    """The codec of an architecture."""
+def model(config: Config, name: str) -> AutoencoderKL | AutoencoderTiny:
+    """The codec of an architecture, without params; it goes by no name."""
     if isinstance(config, AutoencoderTinyConfig):
-        return AutoencoderTiny(params, config)
-    return AutoencoderKL(params, config)
+        return AutoencoderTiny(None, config)
+    return AutoencoderKL(None, config)
 
 
 def _diagnosis(state_dict: Mapping[str, Any], config: Config) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from skipjax.files import pending
@@ -22,7 +23,12 @@ def of_weights(path: Path) -> str:
     """
     if path.is_file():
         return sha256(path)
-    lines = "".join(f"{digest}  {name}\n" for name, digest in listing(path).items())
+    return of_listing(listing(path).items())
+
+
+def of_listing(digests: Iterable[tuple[str, str]]) -> str:
+    """The checksum of what `sha256sum` prints of files, given by name and their own."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

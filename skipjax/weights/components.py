@@ -4,7 +4,6 @@ They are called as diffusers calls their folders: "unet" or "transformer", "vae"
 "text_encoder_2".
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,8 +83,7 @@ class Found:
         """The checksum of the weights: of the file, or of what `sha256sum` would print of all."""
         if len(self.files) == 1:
             return checksums.sha256(self.files[0])
-        lines = "".join(f"{checksums.sha256(path)}  {path.name}\n" for path in self.files)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return checksums.of_listing((p.name, checksums.sha256(p)) for p in self.files)
 
 
 def role(config: Any) -> str:

@@ -110,8 +110,8 @@ MODELS: dict[type, Model] = {
     SongUNetConfig: edm.models.model,
     DhariwalUNetConfig: edm.models.model,
     MagnitudeUNetConfig: edm.models.model,
-    AutoencoderKLConfig: lambda config, _: AutoencoderKL(None, config),
-    AutoencoderTinyConfig: lambda config, _: AutoencoderTiny(None, config),
+    AutoencoderKLConfig: autoencoder.model,
+    AutoencoderTinyConfig: autoencoder.model,
     CLIPTextConfig: lambda config, _: TextEncoder(None, config),
 }
 # How diffusers or transformers call the tensors of the params of a network, by their path.

@@ -43,7 +43,7 @@ def both(fields, **options):
         )
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     params = autoencoder.to_params(state, config)
-    return network, type(autoencoder.codec(config))(params, config, **options)
+    return network, type(autoencoder.model(config, "vae"))(params, config, **options)
 
 
 def to_torch(x):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from skipjax.models.blocks import ACTIVATIONS
-from skipjax.models.unet2d.blocks import Level, OverPixels
+from skipjax.models.unet2d.blocks import Level, OverPixels, check_kinds
 
 # Whether a level attends.
 DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
@@ -81,19 +81,7 @@ class AutoencoderKLArguments:
                 f"act_fn is {self.act_fn!r}: it must be one of {', '.join(ACTIVATIONS)}"
             )
         widths, groups = self.block_out_channels, self.norm_num_groups
-        for name, known in (("down_block_types", DOWN), ("up_block_types", UP)):
-            kinds = getattr(self, name)
-            if len(kinds) != len(widths) or not widths:
-                raise ValueError(
-                    f"{name} has {len(kinds)} entries, and block_out_channels {len(widths)}: "
-                    "there must be as many, one or more"
-                )
-            for kind in kinds:
-                if kind not in known:
-                    raise ValueError(
-                        f"{name} holds {kind!r}, which is not supported: known are "
-                        f"{', '.join(known)}"
-                    )
+        check_kinds(self, DOWN, UP)
         for name in (
             "in_channels",
             "out_channels",

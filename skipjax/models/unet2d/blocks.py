@@ -4,7 +4,7 @@ Arrays are NHWC. Residual blocks and resampling are ADM's, and keep its names in
 (`models.blocks`); around them the names are diffusers', `_0` for `.0`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,27 @@ class Level:
     layers: int
     attends: Attends | None
     resample: str
+
+
+def check_kinds(config: Any, down: Collection[str], up: Collection[str]) -> None:
+    """Checks that a config has a known kind of block for each level, there and back.
+
+    Raises:
+        ValueError: If there are not as many as `block_out_channels`, or one is not known.
+    """
+    count = len(config.block_out_channels)
+    for name, known in (("down_block_types", down), ("up_block_types", up)):
+        kinds = getattr(config, name)
+        if len(kinds) != count or not count:
+            raise ValueError(
+                f"{name} has {len(kinds)} entries, and block_out_channels {count}: there must be "
+                "as many, one or more"
+            )
+        for kind in kinds:
+            if kind not in known:
+                raise ValueError(
+                    f"{name} holds {kind!r}, which is not supported: known are {', '.join(known)}"
+                )
 
 
 class DownBlock(nn.Module):

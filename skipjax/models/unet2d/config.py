@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipjax.models.blocks import ACTIVATIONS
-from skipjax.models.unet2d.blocks import PADDING, Level, OverPixels
+from skipjax.models.unet2d.blocks import PADDING, Level, OverPixels, check_kinds
 
 # Whether a level attends, and how it goes on to the next size; None as the config says.
 DOWN = {
@@ -123,19 +123,7 @@ class UNet2DArguments:
                     f"{', '.join(map(str, accepted))}"
                 )
         widths, groups = self.block_out_channels, self.norm_num_groups
-        for name, known in (("down_block_types", DOWN), ("up_block_types", UP)):
-            kinds = getattr(self, name)
-            if len(kinds) != len(widths) or not widths:
-                raise ValueError(
-                    f"{name} has {len(kinds)} entries, and block_out_channels {len(widths)}: "
-                    "there must be as many, one or more"
-                )
-            for kind in kinds:
-                if kind not in known:
-                    raise ValueError(
-                        f"{name} holds {kind!r}, which is not supported: known are "
-                        f"{', '.join(known)}"
-                    )
+        check_kinds(self, DOWN, UP)
         for name in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")

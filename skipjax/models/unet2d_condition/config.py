@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from skipjax.checks import whole
 from skipjax.models.blocks import ACTIVATIONS
-from skipjax.models.unet2d.blocks import PADDING, Level
+from skipjax.models.unet2d.blocks import PADDING, Level, check_kinds
 from skipjax.models.unet2d_condition import levels
 from skipjax.models.unet2d_condition.blocks import OverText
 
@@ -141,19 +141,7 @@ class UNet2DConditionArguments:
 
     def _check_levels(self) -> None:
         count = len(self.block_out_channels)
-        for name, known in (("down_block_types", levels.DOWN), ("up_block_types", levels.UP)):
-            kinds = getattr(self, name)
-            if len(kinds) != count or not kinds:
-                raise ValueError(
-                    f"{name} has {len(kinds)} entries, and block_out_channels {count}: there must "
-                    "be as many, one or more"
-                )
-            for kind in kinds:
-                if kind not in known:
-                    raise ValueError(
-                        f"{name} holds {kind!r}, which is not supported: known are "
-                        f"{', '.join(known)}"
-                    )
+        check_kinds(self, levels.DOWN, levels.UP)
         for name in _PER_LEVEL:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != count:
